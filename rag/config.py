@@ -1,0 +1,122 @@
+"""One frozen, resolved configuration: flags over environment over `rag.toml` over defaults.
+
+A stage gets only its part: `chunk_section(section, settings.chunk)`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from rag.errors import ConfigError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChunkConfig(_Part):
+    size: int = Field(700, ge=50, le=100_000, description="characters in a chunk, at most")
+    overlap: int = Field(50, ge=0, description="characters that neighbouring chunks share, at most")
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> "ChunkConfig":
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
+        return self
+
+
+class EmbedConfig(_Part):
+    model: str = Field("all-MiniLM-L6-v2", description="packaged name, local folder or hub id")
+    precision: str = Field("auto", pattern="^(auto|fp32|bf16|fp16|openvino)$", description="auto measures")
+
+
+class SearchConfig(_Part):
+    k: int = Field(10, ge=1, le=1000, description="hits returned by a search")
+    mode: str = Field("semantic", pattern="^(semantic)$")
+    ef_search: int = Field(100, ge=1, le=1000, description="HNSW candidates; more is slower and more exact")
+
+
+class LLMConfig(_Part):
+    name: str = Field("SmolLM2-135M-Instruct", description="local model, `extractive`, or an endpoint's model")
+    base_url: str | None = Field(None, description="an OpenAI-compatible endpoint")
+    api_key: SecretStr | None = Field(None, description="falls back to OPENAI_API_KEY")
+    context_tokens: int | None = Field(None, ge=256, description="overrides the catalogue")
+    k: int = Field(4, ge=1, le=100, description="hits offered to the prompt")
+    max_tokens: int = Field(256, ge=1, description="tokens in an answer, at most")
+    temperature: float = Field(0.0, ge=0, le=2)
+    timeout_s: float = Field(60.0, gt=0, description="for one attempt")
+    max_retries: int = Field(3, ge=0, le=10)
+
+
+class RayConfig(_Part):
+    address: str = Field("local", description="`local` starts Ray here; `auto` or ray://… joins a cluster")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs for a local Ray; all by default")
+
+
+class ServeConfig(_Part):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+
+
+class Settings(BaseSettings):
+    """All settings. Environment: `RAG_CHUNK__SIZE=500`; TOML: `[chunk] size = 500`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RAG_", env_nested_delimiter="__", toml_file="rag.toml", frozen=True, extra="forbid"
+    )
+
+    home: Path = Field(Path("~/.rag"), validate_default=True, description="embedded server, caches")
+    database_url: SecretStr | None = Field(None, description="any PostgreSQL with pgvector >= 0.8.4")
+    collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    chunk: ChunkConfig = ChunkConfig()
+    embed: EmbedConfig = EmbedConfig()
+    search: SearchConfig = SearchConfig()
+    llm: LLMConfig = LLMConfig()
+    ray: RayConfig = RayConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _home_is_absolute(self) -> "Settings":
+        object.__setattr__(self, "home", self.home.expanduser().absolute())
+        return self
+
+    @classmethod
+    def settings_customise_sources(  # noqa: PLR0913 - the signature is pydantic's
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The resolved settings; `overrides` win and are nested dicts, `chunk={"size": 500}`.
+
+    `DATABASE_URL` and `OPENAI_API_KEY` are read where the RAG_ names are not set.
+    Raises ConfigError with one line a user can act on.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise ConfigError(f"{where}: {first['msg']}; found {first.get('input')!r}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"rag.toml or environment cannot be read: {error}") from None
+    if settings.database_url is None and os.environ.get("DATABASE_URL"):
+        settings = settings.model_copy(update={"database_url": SecretStr(os.environ["DATABASE_URL"])})
+    if settings.llm.api_key is None and os.environ.get("OPENAI_API_KEY"):
+        llm = settings.llm.model_copy(update={"api_key": SecretStr(os.environ["OPENAI_API_KEY"])})
+        settings = settings.model_copy(update={"llm": llm})
+    return settings

@@ -1,0 +1,57 @@
+"""Every error a user can meet: one line that says what was expected, what was found and what to do.
+
+    RagError
+    ├── ConfigError        a setting that cannot be used
+    ├── SourceError        nothing to read where the user pointed
+    ├── ExtractionError    one document that could not be read (goes to the ledger; the job goes on)
+    ├── DatabaseError      no PostgreSQL, or one that cannot be used
+    ├── NotFound           no such collection or generation
+    ├── IndexMismatch      the query's embedder is not the one the index was built with
+    ├── ModelError         a model that cannot be loaded
+    ├── ResourceError      the job needs more than the cluster has
+    └── GenerationError    the LLM gave no answer
+"""
+
+
+class RagError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ConfigError(RagError):
+    """A setting that cannot be used."""
+
+
+class SourceError(RagError):
+    """Nothing to read where the user pointed."""
+
+
+class ExtractionError(RagError):
+    """One document that could not be read; its text is the reason in the ledger."""
+
+
+class DatabaseError(RagError):
+    """No PostgreSQL, or one that cannot be used."""
+
+
+class NotFound(RagError):
+    """No such collection or generation."""
+
+
+class IndexMismatch(RagError):
+    """The query's embedder is not the one the index was built with."""
+
+
+class ModelError(RagError):
+    """A model that cannot be loaded."""
+
+
+class ResourceError(RagError):
+    """The job needs more than the cluster has."""
+
+
+class GenerationError(RagError):
+    """The LLM gave no answer. `status` is the HTTP status of the endpoint, where there was one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,1 @@
+"""Chunks to PostgreSQL: embedder, store and the Ray Data job."""
