@@ -64,6 +64,8 @@ class RayConfig(_Part):
 class ServeConfig(_Part):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    deadline_s: float = Field(120.0, gt=0, description="for one request, its whole stream included")
+    max_waiting: int = Field(32, ge=1, description="requests that may wait for the local LLM; more get 503")
 
 
 class Settings(BaseSettings):

@@ -1,15 +1,16 @@
 """Every error a user can meet: one line that says what was expected, what was found and what to do.
 
-    RagError
-    ├── ConfigError        a setting that cannot be used
-    ├── SourceError        nothing to read where the user pointed
-    ├── ExtractionError    one document that could not be read (goes to the ledger; the job goes on)
-    ├── DatabaseError      no PostgreSQL, or one that cannot be used
-    ├── NotFound           no such collection or generation
-    ├── IndexMismatch      the query's embedder is not the one the index was built with
-    ├── ModelError         a model that cannot be loaded
-    ├── ResourceError      the job needs more than the cluster has
-    └── GenerationError    the LLM gave no answer
+RagError
+├── ConfigError        a setting that cannot be used
+├── SourceError        nothing to read where the user pointed
+├── ExtractionError    one document that could not be read (goes to the ledger; the job goes on)
+├── DatabaseError      no PostgreSQL, or one that cannot be used
+├── NotFound           no such collection or generation
+├── IndexMismatch      the query's embedder is not the one the index was built with
+├── ModelError         a model that cannot be loaded
+├── ResourceError      the job needs more than the cluster has
+├── Overloaded         too many requests wait already; come back later
+└── GenerationError    the LLM gave no answer
 """
 
 
@@ -47,6 +48,10 @@ class ModelError(RagError):
 
 class ResourceError(RagError):
     """The job needs more than the cluster has."""
+
+
+class Overloaded(RagError):
+    """Too many requests wait already; come back later."""
 
 
 class GenerationError(RagError):

@@ -1,6 +1,6 @@
 """The records that flow through the pipeline, and their ids. Knows nothing of files, models or databases.
 
-    DocumentRef -> Document -> Section -> Chunk -> Hit -> Prompt -> Answer
+DocumentRef -> Document -> Section -> Chunk -> Hit -> Prompt -> Answer
 """
 
 import hashlib
@@ -21,6 +21,11 @@ def content_id(*parts: str) -> str:
         digest.update(f"{len(data)}:".encode())
         digest.update(data)
     return digest.hexdigest()[:32]
+
+
+def document_id(source: str) -> str:
+    """Where it is: the same source is the same document, whatever it says today."""
+    return content_id(source)
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,7 @@ class Document:
 
     @property
     def doc_id(self) -> str:
-        """Where it is: the same source is the same document, whatever it says today."""
-        return content_id(self.source)
+        return document_id(self.source)
 
     @property
     def content_hash(self) -> str:

@@ -1,0 +1,306 @@
+"""`rag …`: parse, load the configuration, call one function, print. Results on standard output, the rest on error."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from rag import __version__
+from rag.config import Settings, load_settings
+from rag.errors import ConfigError, RagError
+
+# Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database: embedded, or DATABASE_URL.")
+app.add_typer(db, name="db")
+
+out = Console(highlight=False, soft_wrap=True)
+
+Collection = Annotated[str | None, typer.Option("--collection", "-c", help="Which corpus. [default: default]")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+LLMName = Annotated[
+    str | None, typer.Option("--llm", help="A model's name, a .gguf file, or `extractive` for quotes only.")
+]
+
+
+def settings_for(collection: str | None = None, **parts: dict[str, Any] | None) -> Settings:
+    """The resolved settings with the flags that were given."""
+    overrides: dict[str, Any] = {}
+    for name, part in parts.items():
+        given = {key: value for key, value in (part or {}).items() if value is not None}
+        if given:
+            overrides[name] = given
+    if collection is not None:
+        overrides["collection"] = collection
+    return load_settings(**overrides)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo() -> None:
+    """Ingest the API documentation of the installed `ray` package, ask a question, print a cited answer.
+
+    A second run finds everything unchanged and embeds nothing.
+    """
+    from rag.demo import run_demo
+
+    run_demo(out, settings_for(collection="ray-docs"))
+
+
+@app.command()
+def ingest(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folder, file, or python:package.module.")],
+    collection: Collection = None,
+    chunk_size: Annotated[int | None, typer.Option(min=50, help="Characters in a chunk. [default: 700]")] = None,
+    chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Shared characters. [default: 50]")] = None,
+    model: Annotated[str | None, typer.Option(help="Embedding model. [default: all-MiniLM-L6-v2]")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a collection up to date with its sources. What is unchanged costs a hash; a killed run goes on.
+
+    \b
+    rag ingest docs/ --collection handbook
+    rag ingest python:ray.data python:ray.serve --collection ray-docs
+    rag ingest README.md notes.txt --json
+    """
+    from rag.index.build import ingest as run
+
+    chunk = {"size": chunk_size, "overlap": chunk_overlap}
+    report = run(sources, settings_for(collection, chunk=chunk, embed={"model": model}))
+    if as_json:
+        print_json(asdict(report))
+        return
+    for failure in report.failures:
+        out.print(f"[red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")
+    counts = ", ".join(f"{count} {name}" for name, count in report.documents.items())
+    out.print(f"[bold]{report.collection}[/]: {counts}")
+    out.print(f"{report.chunks_embedded} chunks embedded, {report.chunks_written} written in {report.seconds:.1f} s")
+
+
+@app.command()
+def status(collection: Collection = None, as_json: AsJson = False) -> None:
+    """Collections, index generations, documents and failures.
+
+    \b
+    rag status
+    rag status --collection handbook --json
+    """
+    with open_store(settings_for(collection)) as store:
+        names = [collection] if collection else store.collections()
+        report = {"collections": [_collection_status(store, name) for name in names]}
+    if as_json:
+        print_json(report)
+        return
+    if not names:
+        out.print("no collections yet; run `rag ingest SOURCE --collection NAME`")
+    for entry in report["collections"]:
+        out.print(f"[bold]{entry['name']}[/]")
+        for g in entry["generations"]:
+            live = "live" if g["live"] else g["state"]
+            size, overlap = g["config"]["chunk"]["size"], g["config"]["chunk"]["overlap"]
+            out.print(
+                f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks of {size}/{overlap},"
+                f" {g['model']}" + (f", recall@10 {g['stats']['recall@10']}" if "recall@10" in g["stats"] else "")
+            )
+        for failure in entry["failures"]:
+            out.print(f"  [red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")
+
+
+def _collection_status(store: Any, name: str) -> dict[str, Any]:
+    generations = store.generations(name)
+    return {
+        "name": name,
+        "generations": [
+            {
+                "index_id": g.generation_id,
+                "live": g.is_live,
+                "state": g.state,
+                "config": g.config,
+                "model": g.fingerprint["model"],
+                "stats": g.stats,
+                **store.counts(g),
+            }
+            for g in generations
+        ],
+        "failures": [
+            {"source": f.source, "reason": f.reason} for g in generations if g.is_live for f in store.failures(g)
+        ],
+    }
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    collection: Collection = None,
+    k: Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Hits. [default: 10]")] = None,
+    mode: Annotated[str | None, typer.Option(help="semantic")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Scan every chunk instead of asking the HNSW index.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find passages.
+
+    \b
+    rag search "how do I sort a list of dicts by key" -k 5
+    rag search "retries" --collection handbook --json
+    """
+    from rag.generate.extractive import best_sentence
+    from rag.search.retrieve import hit_json, open_retriever
+
+    settings = settings_for(collection, search={"k": k, "mode": mode})
+    result = open_retriever(settings).search(query, settings.collection, exact=exact)
+    if as_json:
+        hits = [hit_json(hit) for hit in result.hits]
+        print_json({"query": query, "collection": result.collection, "hits": hits, "timings_ms": result.timings_ms})
+        return
+    if not result.hits:
+        out.print("nothing found")
+    for hit in result.hits:
+        out.print(f"[bold]{hit.rank:>2}[/] {hit.score:.3f} [cyan]{escape(hit.source)}[/]  {escape(hit.title)}")
+        out.print(f"         [dim]{escape(best_sentence(query, hit)[:300])}[/]")
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="In your own words.")],
+    collection: Collection = None,
+    llm: LLMName = None,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is whole.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from a collection, with citations.
+
+    \b
+    rag ask "What is the default batch_size of map_batches?" --collection ray-docs
+    rag ask "Who approves holidays?" --collection handbook --llm gpt-4o-mini
+    """
+    from rag.generate.answer import QueryAgent, answer_json
+
+    agent = QueryAgent(settings=settings_for(collection, llm={"name": llm}))
+    if as_json:
+        print_json(answer_json(agent(question)))
+        return
+    from rag.demo import print_answer
+
+    print_answer(out, agent, question, stream=not no_stream)
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: 8000]")] = None,
+    host: Annotated[str | None, typer.Option(help="[default: 127.0.0.1]")] = None,
+    collection: Collection = None,
+    llm: LLMName = None,
+) -> None:
+    """Answer over HTTP until Ctrl-C: POST /query and /stream, GET /healthz, /readyz and /docs.
+
+    \b
+    rag serve --collection ray-docs --port 8000
+    curl localhost:8000/query -H 'content-type: application/json' -d '{"query": "What is a Dataset?"}'
+    """
+    from rag.serve.app import run
+
+    run(settings_for(collection, serve={"host": host, "port": port}, llm={"name": llm}))
+
+
+@db.command()
+def start() -> None:
+    """Start the embedded server where it does not run, and migrate."""
+    url()
+
+
+@db.command()
+def stop() -> None:
+    """Stop the embedded server."""
+    from rag.index.server import EmbeddedServer
+
+    settings = settings_for()
+    if settings.database_url is not None:
+        raise ConfigError("DATABASE_URL names a server that is not ours to stop; unset it to mean the embedded one")
+    print("stopped" if EmbeddedServer(settings.home).stop() else "not running")
+
+
+@db.command()
+def url() -> None:
+    """Print the database's URL (no password), for psql and other tools; starts and migrates it."""
+    from rag.index.database import open_database, without_password
+
+    print(without_password(open_database(settings_for())))
+
+
+@db.command()
+def migrate() -> None:
+    """Apply the migrations that are missing."""
+    from rag.index.database import migrate as run
+    from rag.index.database import without_password
+    from rag.index.server import EmbeddedServer
+
+    settings = settings_for()
+    secret = settings.database_url
+    where = secret.get_secret_value() if secret else EmbeddedServer(settings.home).start()
+    applied = run(where)
+    print(f"{without_password(where)}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Any]:
+    from rag.index.database import open_database
+    from rag.index.store import Store
+
+    store = Store(open_database(settings))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def run_command(command: Callable[[], Any]) -> int:
+    """The exit status: 0 done, 1 failed, 2 wrong usage. An error is one line on standard error."""
+    import psycopg
+    from psycopg_pool import PoolTimeout
+
+    try:
+        command()
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except RagError as error:
+        return _fail(str(error), 1)
+    except (psycopg.OperationalError, PoolTimeout) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return _fail(f"lost the database: {reason}; run the command again, what was done is kept", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the command again, it goes on where it stopped", 130)
+    except BrokenPipeError:  # `rag … | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    """The `rag` command."""
+    warnings.filterwarnings("ignore")  # libraries' remarks to programmers are not for a terminal
+    logging.basicConfig(level=os.environ.get("RAG_LOG", "WARNING").upper(), stream=sys.stderr)
+    sys.exit(run_command(app))

@@ -1,0 +1,76 @@
+"""Ray, started or joined, and how a job divides its CPUs. Every reservation is checked before work begins."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from rag.config import RayConfig
+from rag.errors import ResourceError
+
+TASK_CPUS = 0.25  # extract and write mostly wait; a whole CPU each would starve the embedders (docs/architecture.md)
+
+
+@dataclass(frozen=True)
+class EmbedPlan:
+    """How many embedding actors, and what each reserves. `threads` is what it computes with."""
+
+    num_actors: int
+    num_cpus: float
+    num_gpus: float
+    threads: int
+
+
+def plan_embedding(total_cpus: float, free_cpus: float, total_gpus: float) -> EmbedPlan:
+    """The largest plan that leaves room for one extractor and one writer; an actor pool that takes every CPU hangs.
+
+    Raises ResourceError where not even half a CPU is left for an embedder.
+    """
+    smallest = 0.5 + 2 * TASK_CPUS
+    if free_cpus < smallest:
+        raise ResourceError(
+            f"ingestion needs {smallest:g} free CPU at least, the cluster has {free_cpus:g} of {total_cpus:g} free;"
+            " stop other Ray jobs, add a node, or start Ray with more --num-cpus"
+        )
+    if total_gpus >= 1:
+        return EmbedPlan(int(total_gpus), 0.5, 1, 1)
+    if free_cpus <= 2:
+        return EmbedPlan(1, 0.5, 0, max(1, int(total_cpus)))
+    return EmbedPlan(max(1, int((free_cpus - 1) // 2)), 2, 0, 2)
+
+
+@contextmanager
+def ray_session(config: RayConfig, num_cpus: int | None = None) -> Iterator[None]:
+    """Ray for the length of the block. One that runs in this process already is used and left running."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # starts offline; nothing is reported anywhere
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if config.address == "local":
+            memory = min(2 * 2**30, psutil.virtual_memory().available // 5)
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or config.num_cpus,
+                object_store_memory=max(80 * 2**20, memory),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        else:
+            ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ResourceError(
+            f"no Ray at {config.address!r}: {reason}; set RAG_RAY__ADDRESS=local to start one"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

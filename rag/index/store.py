@@ -1,0 +1,399 @@
+"""All SQL of collections, generations and chunks. Rows in, records out; knows no Ray and no model."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row, namedtuple_row
+
+from rag.errors import DatabaseError, NotFound
+from rag.index.database import Pool, open_pool
+from rag.records import Chunk, Section, document_id, to_json
+
+HNSW_MIN_CHUNKS = 1000  # below it an exact scan takes about a millisecond
+HNSW_M, HNSW_EF_CONSTRUCTION = 16, 64  # pgvector's defaults; recall@10 .998 at ef_search 100 on 100,000 chunks
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One way of indexing a collection, and how far it is."""
+
+    generation_id: int
+    collection_id: int
+    collection: str
+    config: dict[str, Any]
+    fingerprint: dict[str, Any]
+    dim: int
+    state: str
+    stats: dict[str, Any]
+    is_live: bool
+
+    @property
+    def table(self) -> sql.Identifier:
+        return sql.Identifier(f"chunks_{self.generation_id}")
+
+
+@dataclass(frozen=True)
+class IndexedDocument:
+    """A document with everything that goes into one transaction. `embeddings` is (len(chunks), dim) float32."""
+
+    source: str
+    origin: str  # the SOURCE it was listed from
+    mime: str
+    content_hash: str
+    meta: str
+    sections: tuple[Section, ...]
+    chunks: tuple[Chunk, ...]
+    embeddings: np.ndarray
+
+    @property
+    def doc_id(self) -> str:
+        return document_id(self.source)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A ledger entry: a document that could not be ingested, and why. No hash where it could not be read."""
+
+    source: str
+    origin: str
+    reason: str
+    content_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the store has of one document: enough to tell whether it changed."""
+
+    origin: str
+    content_hash: str
+    num_chunks: int
+
+
+_GENERATION = """
+    select g.generation_id, g.collection_id, c.name as collection, g.config, g.fingerprint, g.dim, g.state, g.stats,
+           coalesce(g.generation_id = c.live_generation_id, false) as is_live
+    from generations g join collections c using (collection_id)
+"""
+
+
+class Store:
+    """One database. Holds a pool; share it between threads."""
+
+    def __init__(self, url: str, max_connections: int = 8) -> None:
+        self.url = url
+        self.pool: Pool = open_pool(url, max_connections)
+
+    def close(self) -> None:
+        self.pool.close()
+
+    # Collections and generations
+
+    def ensure_collection(self, name: str) -> int:
+        """The collection's id; created where it is missing."""
+        with self.pool.connection() as conn:
+            conn.execute("insert into collections (name) values (%s) on conflict do nothing", [name])
+            return int(_scalar(conn, "select collection_id from collections where name = %s", [name]))
+
+    def collections(self) -> list[str]:
+        with self.pool.connection() as conn:
+            return [row[0] for row in conn.execute("select name from collections order by name")]
+
+    def generations(self, collection: str) -> list[Generation]:
+        """Oldest first. Raises NotFound for an unknown collection."""
+        with self.pool.connection() as conn, conn.cursor(row_factory=class_row(Generation)) as cur:
+            cur.execute(_GENERATION + " where c.name = %s order by g.generation_id", [collection])
+            found = cur.fetchall()
+        if not found and collection not in self.collections():
+            known = ", ".join(self.collections()) or "none yet"
+            raise NotFound(
+                f"no collection named {collection!r} (known: {known});"
+                f" run `rag ingest SOURCE --collection {collection}`"
+            )
+        return found
+
+    def live_generation(self, collection: str) -> Generation:
+        """The generation readers use. Raises NotFound."""
+        for generation in self.generations(collection):
+            if generation.is_live:
+                return generation
+        raise NotFound(
+            f"collection {collection!r} has no finished index yet; run `rag ingest SOURCE --collection {collection}`"
+        )
+
+    def ensure_generation(
+        self, collection: str, config: dict[str, Any], fingerprint: dict[str, Any], dim: int
+    ) -> Generation:
+        """The generation built by exactly this config and embedder; a new one is `building`, beside the live one."""
+        collection_id = self.ensure_collection(collection)
+        with self.pool.connection() as conn:
+            # Serialises creation: two jobs that start at once must not both create the partition.
+            conn.execute("select pg_advisory_xact_lock(%s, %s)", [1, collection_id])
+            key = [collection_id, to_json(config), to_json(fingerprint)]
+            found = conn.execute(
+                "select generation_id from generations where collection_id = %s and config = %s and fingerprint = %s",
+                key,
+            ).fetchone()
+            if found is None:
+                generation_id = _scalar(
+                    conn,
+                    "insert into generations (collection_id, config, fingerprint, dim) values (%s, %s, %s, %s)"
+                    " returning generation_id",
+                    [*key, dim],
+                )
+                conn.execute(
+                    sql.SQL(
+                        "create table {} partition of chunks (check (vector_dims(embedding) = {})) for values in ({})"
+                    ).format(sql.Identifier(f"chunks_{generation_id}"), sql.Literal(dim), sql.Literal(generation_id))
+                )
+        wanted = (config, fingerprint)
+        return next(g for g in self.generations(collection) if (g.config, g.fingerprint) == wanted)
+
+    def activate(self, generation: Generation, stats: dict[str, Any]) -> None:
+        """Makes a generation ready and live: readers see the old one or this one, nothing between."""
+        with self.pool.connection() as conn:
+            conn.execute(
+                "update generations set state = 'ready', ready_at = coalesce(ready_at, now()), stats = stats || %s"
+                " where generation_id = %s",
+                [to_json(stats), generation.generation_id],
+            )
+            conn.execute(
+                "update collections set live_generation_id = %s where collection_id = %s",
+                [generation.generation_id, generation.collection_id],
+            )
+
+    # Documents
+
+    def known_documents(self, generation: Generation) -> dict[str, Known]:
+        """doc_id -> what this generation holds of it."""
+        with self.pool.connection() as conn:
+            rows = conn.execute(
+                "select m.doc_id, d.origin, m.content_hash, m.num_chunks from generation_documents m"
+                " join documents d on d.collection_id = %s and d.doc_id = m.doc_id where m.generation_id = %s",
+                [generation.collection_id, generation.generation_id],
+            )
+            return {row[0]: Known(*row[1:]) for row in rows}
+
+    def write_documents(self, generation: Generation, documents: Sequence[IndexedDocument]) -> int:
+        """Puts whole documents in, replaces what changed, in one transaction; returns the chunks written.
+
+        Writing the same documents again changes nothing: ids are deterministic and every statement is an upsert.
+        """
+        if not documents:
+            return 0
+        with self.pool.connection() as conn, conn.transaction():
+            _write_documents_and_sections(conn, generation, documents)
+            num_chunks = _write_chunks(conn, generation, documents)
+            _write_manifest(conn, generation, documents)
+            conn.execute(
+                "delete from failures where generation_id = %s and source = any(%s)",
+                [generation.generation_id, [d.source for d in documents]],
+            )
+            return num_chunks
+
+    def remove_documents(self, generation: Generation, doc_ids: Sequence[str]) -> int:
+        """Takes documents out of every generation of the collection, in one transaction."""
+        with self.pool.connection() as conn, conn.transaction():
+            key = [generation.collection_id, list(doc_ids)]
+            mine = "generation_id in (select generation_id from generations where collection_id = %s)"
+            conn.execute(f"delete from chunks where {mine} and doc_id = any(%s)", key)
+            conn.execute(f"delete from generation_documents where {mine} and doc_id = any(%s)", key)
+            done = conn.execute("delete from documents where collection_id = %s and doc_id = any(%s)", key)
+            return done.rowcount
+
+    def write_failures(self, generation: Generation, failures: Sequence[Failure]) -> None:
+        with self.pool.connection() as conn, conn.cursor() as cur:
+            cur.executemany(
+                "insert into failures (generation_id, source, origin, reason, content_hash) values (%s, %s, %s, %s, %s)"
+                " on conflict (generation_id, source) do update set origin = excluded.origin,"
+                " reason = excluded.reason, content_hash = excluded.content_hash, failed_at = now()",
+                [(generation.generation_id, f.source, f.origin, _storable(f.reason), f.content_hash) for f in failures],
+            )
+
+    def forget_failures(self, generation: Generation, sources: Sequence[str]) -> None:
+        """Drops ledger entries, of documents that their source no longer lists."""
+        with self.pool.connection() as conn:
+            conn.execute(
+                "delete from failures where generation_id = %s and source = any(%s)",
+                [generation.generation_id, list(sources)],
+            )
+
+    def failures(self, generation: Generation) -> list[Failure]:
+        with self.pool.connection() as conn:
+            rows = conn.execute(
+                "select source, origin, reason, content_hash from failures where generation_id = %s order by source",
+                [generation.generation_id],
+            )
+            return [Failure(*row) for row in rows]
+
+    def counts(self, generation: Generation) -> dict[str, int]:
+        """Documents and chunks in a generation, from its manifest."""
+        with self.pool.connection() as conn:
+            row = conn.execute(
+                "select count(*), coalesce(sum(num_chunks), 0) from generation_documents where generation_id = %s",
+                [generation.generation_id],
+            ).fetchone()
+        assert row is not None
+        return {"documents": row[0], "chunks": int(row[1])}
+
+    # The vector index
+
+    def build_vector_index(self, generation: Generation) -> dict[str, Any]:
+        """HNSW over half-precision vectors, built after the bulk load; returns what it cost.
+
+        Half precision halves the index at the same recall (see docs/concepts.md); scores stay exact, since the hits
+        are scored again on the full vectors.
+        """
+        name = f"chunks_{generation.generation_id}_hnsw"
+        with self.pool.connection() as conn, conn.transaction():
+            conn.execute("select pg_advisory_xact_lock(%s, %s)", [2, generation.generation_id])
+            if _scalar(conn, "select to_regclass(%s)", [name]) is not None:
+                return {}
+            count = sql.SQL("select count(*) from {}").format(generation.table)
+            num_chunks = _scalar(conn, count)
+            if num_chunks < HNSW_MIN_CHUNKS:
+                return {}
+            started = time.monotonic()
+            conn.execute(f"set local maintenance_work_mem = '{_index_memory_mb(num_chunks, generation.dim)}MB'")
+            conn.execute(f"set local max_parallel_maintenance_workers = {max(0, (psutil.cpu_count() or 1) - 1)}")
+            conn.execute(
+                sql.SQL(
+                    "create index {} on {} using hnsw ((embedding::halfvec({})) halfvec_ip_ops)"
+                    f" with (m = {HNSW_M}, ef_construction = {HNSW_EF_CONSTRUCTION})"
+                ).format(sql.Identifier(name), generation.table, sql.Literal(generation.dim))
+            )
+            conn.execute(sql.SQL("analyze {}").format(generation.table))
+        return {"hnsw_chunks": num_chunks, "hnsw_seconds": round(time.monotonic() - started, 2)}
+
+    def nearest(
+        self, generation: Generation, query: np.ndarray, k: int, ef_search: int = 100, exact: bool = False
+    ) -> list[tuple[float, Any]]:
+        """The k chunks nearest to `query`, (dim,) float32 and L2-normalised: [(cosine, row)], best first.
+
+        Rows have chunk_id, source, title, text, start_char, end_char. Ties go by chunk_id. `exact` scans every
+        chunk; otherwise HNSW answers where it has been built.
+        """
+        distance = sql.SQL(
+            "embedding <#> %(query)s" if exact else "embedding::halfvec({0}) <#> %(query)s::halfvec({0})"
+        ).format(sql.Literal(generation.dim))
+        statement = sql.SQL(
+            "with nearest as materialized (select * from {} order by {} limit %(k)s)"
+            " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char"
+            " from nearest"
+        ).format(generation.table, distance)
+        with self.pool.connection() as conn, conn.transaction():
+            # ef_search below k would return fewer than k hits; 1000 is pgvector's limit.
+            conn.execute(f"set local hnsw.ef_search = {min(1000, max(ef_search, k))}")
+            conn.execute("set local hnsw.iterative_scan = relaxed_order")
+            with conn.cursor(row_factory=namedtuple_row) as cur:
+                cur.execute(statement, {"query": np.asarray(query, np.float32), "k": k})
+                rows: list[Any] = cur.fetchall()
+        return [(float(row.score), row) for row in sorted(rows, key=lambda row: (-row.score, row.chunk_id))]
+
+    def recall(self, generation: Generation, k: int = 10, num_queries: int = 50) -> float:
+        """Recall@k of HNSW against the exact scan, over stored vectors as queries (their own chunk is easy to find)."""
+        sample = sql.SQL("select embedding from {} order by md5(chunk_id) limit %s").format(generation.table)
+        with self.pool.connection() as conn:
+            queries = [row[0].to_numpy() for row in conn.execute(sample, [num_queries])]
+        found = wanted = 0
+        for query in queries:
+            exact = {row.chunk_id for _, row in self.nearest(generation, query, k, exact=True)}
+            approximate = {row.chunk_id for _, row in self.nearest(generation, query, k)}
+            found, wanted = found + len(exact & approximate), wanted + len(exact)
+        return found / wanted if wanted else 1.0
+
+
+def _write_documents_and_sections(
+    conn: psycopg.Connection[Any], generation: Generation, documents: Sequence[IndexedDocument]
+) -> None:
+    collection_id = generation.collection_id
+    ordered = sorted(documents, key=lambda d: d.doc_id)  # a stable lock order: no deadlocks
+    with conn.cursor() as cur:
+        cur.executemany(
+            "insert into documents (collection_id, doc_id, source, origin, mime, content_hash, meta)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict (collection_id, doc_id) do update set"
+            " origin = excluded.origin, mime = excluded.mime, content_hash = excluded.content_hash,"
+            " meta = excluded.meta, updated_at = now()",
+            [(collection_id, d.doc_id, d.source, d.origin, d.mime, d.content_hash, d.meta) for d in ordered],
+        )
+    conn.execute(
+        "delete from sections where collection_id = %s and doc_id = any(%s)",
+        [collection_id, [d.doc_id for d in ordered]],
+    )
+    copy = "copy sections (collection_id, section_id, doc_id, ordinal, source, title, text) from stdin (format binary)"
+    with conn.cursor().copy(copy) as rows:
+        rows.set_types(["int4", "text", "text", "int4", "text", "text", "text"])
+        for d in ordered:
+            for ordinal, s in enumerate(d.sections):
+                rows.write_row((collection_id, s.section_id, d.doc_id, ordinal, s.source, s.title, s.text))
+
+
+def _write_chunks(conn: psycopg.Connection[Any], generation: Generation, documents: Sequence[IndexedDocument]) -> int:
+    conn.execute(
+        "create temporary table staged (chunk_id text, doc_id text, section_id text, source text, title text,"
+        " text text, start_char int4, end_char int4, embedding vector) on commit drop"
+    )
+    num_chunks = 0
+    with conn.cursor().copy("copy staged from stdin (format binary)") as rows:
+        rows.set_types([*["text"] * 6, "int4", "int4", "vector"])
+        for d in documents:
+            for c, embedding in zip(d.chunks, d.embeddings, strict=True):
+                rows.write_row(
+                    (c.chunk_id, d.doc_id, c.section_id, c.source, c.title, c.text)
+                    + (c.start_char, c.end_char, embedding)
+                )
+                num_chunks += 1
+    doc_ids = [d.doc_id for d in documents]
+    conn.execute(
+        sql.SQL(
+            "delete from {} c where doc_id = any(%s)"
+            " and not exists (select 1 from staged s where s.chunk_id = c.chunk_id)"
+        ).format(generation.table),
+        [doc_ids],
+    )
+    conn.execute(
+        sql.SQL(
+            "insert into {} select distinct on (chunk_id) %s, staged.* from staged order by chunk_id"
+            " on conflict (generation_id, chunk_id) do nothing"  # equal id, equal row
+        ).format(generation.table),
+        [generation.generation_id],
+    )
+    return num_chunks
+
+
+def _write_manifest(
+    conn: psycopg.Connection[Any], generation: Generation, documents: Sequence[IndexedDocument]
+) -> None:
+    with conn.cursor() as cur:
+        cur.executemany(
+            "insert into generation_documents (generation_id, doc_id, content_hash, num_chunks)"
+            " values (%s, %s, %s, %s) on conflict (generation_id, doc_id) do update set"
+            " content_hash = excluded.content_hash, num_chunks = excluded.num_chunks, indexed_at = now()",
+            [
+                (generation.generation_id, d.doc_id, d.content_hash, len(d.chunks))
+                for d in sorted(documents, key=lambda d: d.doc_id)
+            ],
+        )
+
+
+def _index_memory_mb(num_chunks: int, dim: int) -> int:
+    """The graph should fit: about 2 bytes a dimension and 600 bytes of links a chunk, never above a quarter of RAM."""
+    needed = num_chunks * (2 * dim + 600) * 1.5 / 2**20
+    return int(min(max(64, needed), psutil.virtual_memory().total / 4 / 2**20))
+
+
+def _scalar(conn: psycopg.Connection[Any], statement: Any, params: Sequence[Any] | None = None) -> Any:
+    row = conn.execute(statement, params).fetchone()
+    if row is None:
+        raise DatabaseError(f"expected one row from {statement!r}, found none")
+    return row[0]
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL's text holds neither NUL nor lone surrogates."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
