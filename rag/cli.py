@@ -304,3 +304,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # libraries' remarks to programmers are not for a terminal
     logging.basicConfig(level=os.environ.get("RAG_LOG", "WARNING").upper(), stream=sys.stderr)
     sys.exit(run_command(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """One PostgreSQL and one Ray for the whole session; both real."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -9,6 +10,7 @@ for name in ("DATABASE_URL", "OPENAI_API_KEY", *(n for n in os.environ if n.star
     os.environ.pop(name, None)
 
 from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -16,15 +18,28 @@ import pytest  # noqa: E402
 from rag.config import Settings, load_settings  # noqa: E402
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A RAG_HOME whose embedded server runs for the session."""
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """Not under pytest's own folder: every pytest that root starts closes that to PostgreSQL's user."""
     from rag.index.server import EmbeddedServer
 
-    path = tmp_path_factory.mktemp("home")
-    EmbeddedServer(path).start()
-    yield path
-    EmbeddedServer(path).stop()
+    with tempfile.TemporaryDirectory(prefix="rag-test-") as path:
+        yield Path(path)
+        EmbeddedServer(Path(path)).stop()
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A RAG_HOME whose embedded server runs for the session."""
+    with temporary_home() as path:
+        yield path
+
+
+@pytest.fixture
+def fresh_home() -> Iterator[Path]:
+    """A RAG_HOME of the test's own, empty."""
+    with temporary_home() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

@@ -18,16 +18,25 @@ MAX_QUOTE_CHARS = 300
 
 # Words that say how a sentence is built, not what it is about.
 STOP_WORDS = frozenset(
-    "a about an and any are as at be been but by can could did do does for from had has have he her his how i"
-    " if in into is it its may me more most must my no not of on one only or other our out shall she should so"
-    " some such than that the their them then there these they this those to use used using was we were what"
-    " when where which who why will with would you your".split()
+    re.findall(
+        r"\w+",
+        """
+        a about an and any are as at be been but by can could did do does for from had has have he her
+        his how i if in into is it its may me more most must my no not of on one only or other our out
+        shall she should so some such than that the their them then there these they this those to use
+        used using was we were what when where which who why will with would you your
+        """,
+    )
 )
 _WORD = re.compile(r"\w+")
+# Crude, but alike for both sides of a comparison: preserve, preserves and preserved become one.
+_ENDING = re.compile(r"(?<=\w{3})(?:ing|ed|es|e|(?<!s)s)$")
 # Lines that do not continue the line above: list items, prompts, headings, fences, tables, `name: what it is`.
 _OWN_LINE = re.compile(r"\s*(?:[-*+•] |\d+[.)] |>>>|\.\.\. |#|```|~~~|\||[\w*`.]+(?: \([^)]*\))?:(?:\s|$))")
-_CODE_LINE = re.compile(r"\s*(?:>>>|\.\.\. |```|~~~| {4}|\t)")
-_SENTENCE_END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!\bvs\.)["')\]]*\s+(?=["'(`\[]*[A-Z0-9])""")
+_CODE_LINE = re.compile(
+    r"\s*(?:>>>|\.\.\. |@\w|import \w+$|from [\w.]+ import |(?:def|class) \w+[(:]|[\w.,\[\] ]+ = \S|[\w.]+\(.*\)$)"
+)
+_SENTENCE_END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!\bvs\.)["')\]]*\s+(?=["'(`\[]*(?:[A-Z0-9]|\w+: ))""")
 
 
 def quote(question: str, hits: Sequence[Hit], max_sentences: int = 3) -> tuple[str, tuple[Citation, ...]]:
@@ -63,20 +72,16 @@ def split_sentences(text: str) -> list[str]:
     return [
         sentence
         for block in _blocks(text)
-        for part in ([block] if _CODE_LINE.match(block) else _SENTENCE_END.split(block))
+        for part in ([block] if _is_code(block) else _SENTENCE_END.split(block))
         if _WORD.search(sentence := " ".join(part.split()))
     ]
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words that carry the meaning, in lower case and without a plural s; names also in their parts."""
+    """The words that carry the meaning, in lower case and without endings; names also in their parts."""
     words = _WORD.findall(text.lower())
     parts = [part for word in words if "_" in word for part in word.split("_") if part]
-    return frozenset(_singular(word) for word in words + parts if word not in STOP_WORDS)
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    return frozenset(_ENDING.sub("", word) for word in words + parts if word not in STOP_WORDS)
 
 
 def _blocks(text: str) -> Iterator[str]:
@@ -85,8 +90,7 @@ def _blocks(text: str) -> Iterator[str]:
     in_fence = False
     for line in text.splitlines():
         is_fence = line.lstrip().startswith(("```", "~~~"))
-        after_code = bool(block) and _CODE_LINE.match(block[-1]) is not None
-        if block and (in_fence or is_fence or after_code or not line.strip() or _OWN_LINE.match(line)):
+        if block and (in_fence or is_fence or not line.strip() or _stands_alone(line) or _is_code(block[-1])):
             yield "\n".join(block)
             block = []
         in_fence ^= is_fence
@@ -94,6 +98,14 @@ def _blocks(text: str) -> Iterator[str]:
             block.append(line)
     if block:
         yield "\n".join(block)
+
+
+def _is_code(line: str) -> bool:
+    return _CODE_LINE.match(line) is not None
+
+
+def _stands_alone(line: str) -> bool:
+    return _is_code(line) or _OWN_LINE.match(line) is not None
 
 
 def _sentences_of(hit: Hit) -> Iterator[str]:

@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,14 @@ from rag.records import Message, Usage
 CONTEXT_TOKENS = 2048
 BATCH_TOKENS = 128
 FIRST_TOKEN_S = 1.7  # reading a whole prompt may take this long; the first token follows within two seconds
+# Prompt tokens one CPU reads in a second, for 100 MB of weights: 172 measured with SmolLM2-135M (Q4_1) on a
+# 2-CPU cloud machine at rest. A constant, not a measurement at load: a machine that is busy at that moment
+# (0.1 of the speed, and 10 s for measuring it) would shorten every prompt of the process.
+PREFILL_TOKENS_PER_CPU_S = 160
+PREFILL_WEIGHTS_BYTES = 100e6
 MIN_BUDGET_TOKENS = 300  # less holds no chunk of useful length; a slow machine answers later instead
 REPEAT_PENALTY = 1.1  # a small model loops without one
+STOP = ["\nQuestion:"]  # and then asks itself the next question
 # For a file that carries no template: ChatML, which most small chat models were trained with.
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -127,18 +132,13 @@ class LocalLLM:
             put(GenerationError(f"{self.name}: generation failed ({error}); ask again or choose another model"))
 
 
-@functools.cache
-def _load_locked(path: str, context_tokens: int) -> "_LoadedModel":
-    return _LoadedModel(path, context_tokens)
-
-
 _LOADING = threading.Lock()
 
 
 def _load(path: str, context_tokens: int) -> "_LoadedModel":
     """The model in memory, read once per process."""
-    with _LOADING:  # functools.cache alone would load it once for each thread that comes first
-        return _load_locked(path, context_tokens)
+    with _LOADING:  # the cache alone would read it once for each thread that comes first
+        return _LoadedModel.cached(path, context_tokens)
 
 
 class _LoadedModel:
@@ -172,9 +172,13 @@ class _LoadedModel:
             eos_token=self._token_text(self._llama.token_eos()),
             bos_token=self._token_text(self._llama.token_bos()),
         )
-        # In steps of 50, so that the noise of a measurement does not change the prompt from run to run.
-        readable = int(self._prefill_tokens_per_s() * FIRST_TOKEN_S) // 50 * 50
-        self.prompt_budget_tokens = max(readable, MIN_BUDGET_TOKENS)
+        tokens_per_s = PREFILL_TOKENS_PER_CPU_S * num_threads * PREFILL_WEIGHTS_BYTES / os.path.getsize(path)
+        self.prompt_budget_tokens = max(int(tokens_per_s * FIRST_TOKEN_S), MIN_BUDGET_TOKENS)
+
+    @classmethod
+    @functools.cache  # noqa: B019 - kept for the life of the process, on purpose
+    def cached(cls, path: str, context_tokens: int) -> "_LoadedModel":
+        return cls(path, context_tokens)
 
     def tokenize(self, messages: Sequence[Message]) -> list[int]:
         """The prompt exactly as the model reads it, template included."""
@@ -199,6 +203,7 @@ class _LoadedModel:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 repeat_penalty=REPEAT_PENALTY,
+                stop=STOP,
                 stream=True,
             ):
                 if stop.is_set():
@@ -210,18 +215,6 @@ class _LoadedModel:
 
     def _token_text(self, token: int) -> str:
         return str(self._llama.detokenize([token], special=True).decode("utf-8", "replace")) if token >= 0 else ""
-
-    def _prefill_tokens_per_s(self) -> float:
-        """Prompt tokens read in a second, the better of two runs: the worse one had company."""
-        tokens = [self._llama.token_eos()] * BATCH_TOKENS
-        best_s = float("inf")
-        for _ in range(2):
-            self._llama.reset()
-            start_s = time.perf_counter()
-            self._llama.eval(tokens)
-            best_s = min(best_s, time.perf_counter() - start_s)
-        self._llama.reset()
-        return BATCH_TOKENS / best_s
 
 
 def _num_usable_cpus() -> int:

@@ -9,7 +9,6 @@ half of it. Killed at any point, the next run goes on with what the manifest doe
 
 import gc
 import json
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from rag.index.cluster import TASK_CPUS, EmbedPlan, plan_embedding, ray_session
 from rag.index.database import open_database
 from rag.index.embed import Embedder, load_embedder
 from rag.index.store import Failure, Generation, IndexedDocument, Known, Store
+from rag.index.vectors import build_hnsw, recall
 from rag.ingest.chunks import chunk_section
 from rag.ingest.extract import extract
 from rag.ingest.sources import canonical_source, list_documents, read_document
@@ -80,9 +80,9 @@ def ingest(sources: Sequence[str], settings: Settings) -> IngestReport:
         removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0
         failures = changes.failures + late_failures
         _update_ledger(store, generation, listed, changes.failures)
-        stats = store.build_vector_index(generation)
+        stats = build_hnsw(store, generation)
         if stats:
-            stats["recall@10"] = round(store.recall(generation), 4)
+            stats["recall@10"] = round(recall(store, generation), 4)
         store.activate(generation, stats)
     finally:
         store.close()
@@ -210,7 +210,6 @@ def _dataset(
 ) -> Any:
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S  # read when the Dataset is built

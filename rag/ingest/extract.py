@@ -104,7 +104,10 @@ def _candidates(content: bytes, mime: str) -> Iterator[str]:
         # browsers read Latin-1 as Windows-1252, and so do the people who write it
         yield "cp1252" if name in ("iso-8859-1", "latin1", "latin-1", "us-ascii") else name
     replaced = content[:SAMPLE_BYTES].decode("utf-8", "replace")
-    if replaced.count("\ufffd") * 10 < sum(char > "\x7f" for char in replaced):  # UTF-8, a little damaged
+    if replaced.count("\ufffd") * 2 < sum(char > "\x7f" for char in replaced):  # UTF-8, a little damaged
         yield "utf-8"
-    guess = from_bytes(content[:SAMPLE_BYTES]).best()
-    yield guess.encoding if guess else "cp1252"
+    guesses = from_bytes(content[:SAMPLE_BYTES])
+    best = guesses.best()
+    # its nearest relatives often score a little better, but Windows-1252 is what people have
+    is_western = any("cp1252" in guess.could_be_from_charset for guess in guesses)
+    yield "cp1252" if is_western or best is None else best.encoding

@@ -9,6 +9,7 @@ class Flow:
         self._line: list[str] = []
         self._gap = ""  # line ends due before the next block
         self._bullet = ""
+        self._is_after_item = False
 
     def add(self, words: str) -> None:
         self._line.append(words)
@@ -21,16 +22,19 @@ class Flow:
         self._line.clear()
         if line:
             self._put(self._bullet + line)
-        self._gap = max(self._gap, gap, key=len)
+        if not self._bullet:  # a paragraph that opens an item does not part it from the item before
+            self._gap = max(self._gap, gap, key=len)
 
     def begin_item(self) -> None:
         self.end_line("\n")
-        self._gap = "\n"  # items stand together
+        if self._is_after_item:  # items stand together
+            self._gap = "\n"
         self._bullet = "- "
 
     def end_item(self) -> None:
         self.end_line("\n")
         self._bullet = ""
+        self._is_after_item = True
 
     def add_verbatim(self, code: str) -> None:
         self.end_line("\n\n")
@@ -44,4 +48,5 @@ class Flow:
 
     def _put(self, block: str) -> None:
         self._blocks += [self._gap, block] if self._blocks else [block]
+        self._is_after_item = bool(self._bullet)
         self._gap = self._bullet = ""

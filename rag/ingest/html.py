@@ -15,19 +15,33 @@ from rag.ingest.flow import Flow
 from rag.ingest.outline import cite, heading_path
 from rag.records import Section
 
-DROPPED = frozenset("script style nav header footer aside noscript svg template iframe".split())
-PERMALINKS = frozenset("headerlink viewcode-link anchor header-anchor hash-link anchorjs-link".split())
-HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
-PARAGRAPHS = frozenset("p blockquote ul ol dl table figure details form fieldset hr".split())
-LINES = frozenset("div section article main dt dd tr figcaption caption summary address br option".split())
+DROPPED = {"script", "style", "nav", "header", "footer", "aside", "noscript", "svg", "template", "iframe"}
+PERMALINKS = {"headerlink", "viewcode-link", "anchor", "header-anchor", "hash-link", "anchorjs-link"}
+HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
+PARAGRAPHS = {"p", "blockquote", "ul", "ol", "dl", "table", "figure", "details", "form", "fieldset", "hr"}
+LINES = {
+    "div",
+    "section",
+    "article",
+    "main",
+    "address",
+    "dt",
+    "dd",
+    "tr",
+    "td",
+    "th",
+    "caption",
+    "figcaption",
+    "summary",
+    "br",
+}
 NOT_IN_CELLS = HEADINGS | {"table", "pre", "dl"}  # a table with one of these is layout, not data
 
 MAX_DEPTH = 10_000  # the parser's time grows with the square of the depth
 MANY_TAGS = 10_000  # fewer cannot be that deep
 TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.IGNORECASE)
-NEVER_DEEP = frozenset(  # void, or closed by the next of its kind
-    "area base br col embed hr img input link meta source track wbr p li dt dd td th tr option".split()
-)
+NEVER_DEEP = {"br", "hr", "img", "input", "link", "meta", "wbr", "col"}  # void
+NEVER_DEEP |= {"p", "li", "dt", "dd", "tr", "td", "th", "option"}  # closed by the next of their kind
 
 
 def split_html(text: str, source: str) -> list[Section]:
@@ -104,6 +118,7 @@ class _Reader:
         self.in_table = False
         self.is_first_cell = False
         self.after_term = False
+        self.is_named = False  # the document, by its first h1
 
     @property
     def flow(self) -> Flow:
@@ -134,7 +149,7 @@ class _Reader:
         if tag in DROPPED or not PERMALINKS.isdisjoint(_classes(attributes)):
             return False
         if self.heading:
-            self._add(" " if tag in LINES else "")
+            self._add(" " if _gap(tag) else "")
         elif self.in_table:
             self._open_in_table(tag)
         elif tag in HEADINGS:
@@ -217,15 +232,17 @@ class _Reader:
             self.flow.end_item()
         elif _is_holder(tag, node.attributes):
             del self.open[self.holders.pop().num_open :]
+            self.after_term = False
 
     def _close_heading(self, part: _Part) -> None:
         part.heading = part.flow.text().rstrip("¶ ")
         part.flow = Flow()
         self.heading = None
         root = self.parts[0]
-        is_first_title = part.level == 1 and not any(other.level == 1 for other in self.parts)
-        if is_first_title and root.heading.startswith(part.heading) or not root.heading and part.level == 1:
-            root.heading = part.heading  # "Sorting — Python 3.11 documentation" is Sorting
+        if part.level == 1 and part.heading and not self.is_named:
+            self.is_named = True
+            if not root.heading or root.heading.startswith(part.heading):
+                root.heading = part.heading  # "Sorting — Python 3.11 documentation" is Sorting
         if not part.anchor:
             self.flow.add(part.heading)
             self.flow.end_line("\n\n")

@@ -4,7 +4,6 @@ Read from source by griffe; nothing is imported. An object is named by its short
 `ray.data.Dataset.map_batches`, wherever it is defined.
 """
 
-import inspect
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -105,7 +104,7 @@ def _is_documented_kind(found: griffe.Object) -> bool:
 
 
 def _to_ref(path: str, found: griffe.Object, docstring: str) -> DocumentRef:
-    content = f"{_signature(path, found)}\n\n{inspect.cleandoc(docstring).strip()}"
+    content = f"{_signature(path, found)}\n\n{docstring.strip()}"
     return DocumentRef(f"python:{path}", MIME, content=content.encode("utf-8", "replace"))
 
 
@@ -114,6 +113,6 @@ def _signature(path: str, found: griffe.Object) -> str:
     if not isinstance(found, griffe.Function | griffe.Class):
         return path
     try:
-        return " ".join(found.signature(name=path).split())
+        return " ".join(found.signature(name=path).split()) or path
     except griffe.GriffeError:  # a base class that is not installed
-        return f"{path}()"
+        return path

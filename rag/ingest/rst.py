@@ -35,7 +35,7 @@ def split_rst(text: str, source: str) -> list[Section]:
 
 def _headings(text: str, lines: list[str]) -> list[Heading]:
     settings = get_default_settings(Parser)
-    settings.update(SETTINGS, None)
+    vars(settings).update(SETTINGS)
     document = new_document("", settings)
     Parser().parse(text, document)
     return [_heading(section, lines) for section in document.findall(nodes.section) if section.line]

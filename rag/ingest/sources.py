@@ -40,15 +40,20 @@ def list_documents(source: str) -> Iterator[DocumentRef]:
         )
     if not source:
         raise SourceError("expected a folder, a file or python:<package>, found an empty name; pass a path")
-    path = Path(os.path.abspath(source))  # keeps symlinks: the name the user gave is the one that is cited
-    if path.is_dir():
+    path = _absolute(source)
+    if os.path.isdir(path):
         return _list_folder(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise SourceError(f"{path}: expected a folder or a file, found nothing; check the path")
     if path.suffix.lower() not in MIME_OF_SUFFIX:
         found = f"found {path.suffix!r}, which is not supported yet" if path.suffix else "found no suffix"
         raise SourceError(f"{path}: expected one of {SUPPORTED}, {found}; convert the file first")
     return iter([_file_ref(path)])
+
+
+def canonical_source(source: str) -> str:
+    """One spelling for each source, however the user wrote its path: what a document's `origin` says."""
+    return source if source.startswith("python:") else _absolute(source).as_uri()
 
 
 def read_document(ref: DocumentRef) -> Document:
@@ -66,6 +71,11 @@ def read_document(ref: DocumentRef) -> Document:
         return Document(ref.source, ref.mime, Path(ref.path).read_bytes())
     except OSError as error:
         raise ExtractionError(f"cannot be read: {error.strerror or error}") from None
+
+
+def _absolute(source: str) -> Path:
+    """Symlinks are kept: the name the user gave is the one that is cited."""
+    return Path(os.path.abspath(source))
 
 
 def _list_folder(folder: Path) -> Iterator[DocumentRef]:

@@ -3,11 +3,12 @@
 import time
 from dataclasses import asdict, dataclass
 
-from rag.config import EmbedConfig, SearchConfig, Settings
+from rag.config import SearchConfig, Settings
 from rag.errors import ConfigError, IndexMismatch
 from rag.index.database import open_database
 from rag.index.embed import Embedder, Fingerprint, load_embedder
 from rag.index.store import Generation, Store
+from rag.index.vectors import nearest
 from rag.records import Hit
 
 MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a mistake or an attack
@@ -26,8 +27,8 @@ class SearchResult:
 class Retriever:
     """Searches the live generation of a collection. Thread-safe; keep one for each process."""
 
-    def __init__(self, store: Store, config: SearchConfig, embed: EmbedConfig, embedder: Embedder) -> None:
-        self.store, self.config, self.embed, self.embedder = store, config, embed, embedder
+    def __init__(self, store: Store, config: SearchConfig, embedder: Embedder) -> None:
+        self.store, self.config, self.embedder = store, config, embedder
 
     def search(self, query: str, collection: str, k: int | None = None, exact: bool = False) -> SearchResult:
         """The k chunks nearest in meaning to `query`; none for a blank one.
@@ -45,7 +46,7 @@ class Retriever:
         embedded_at = time.perf_counter()
         embedding = self.embedder.embed([query], "query")[0]
         searched_at = time.perf_counter()
-        rows = self.store.nearest(generation, embedding, k or self.config.k, self.config.ef_search, exact)
+        rows = nearest(self.store, generation, embedding, k or self.config.k, self.config.ef_search, exact)
         hits = tuple(
             Hit(rank, score, row.chunk_id, row.source, row.title, row.text, row.start_char, row.end_char)
             for rank, (score, row) in enumerate(rows, start=1)
@@ -68,7 +69,7 @@ class Retriever:
 def open_retriever(settings: Settings) -> Retriever:
     """A retriever over the configured database and embedder. Raises DatabaseError, ModelError."""
     store = Store(open_database(settings))
-    return Retriever(store, settings.search, settings.embed, load_embedder(settings.embed, settings.home))
+    return Retriever(store, settings.search, load_embedder(settings.embed, settings.home))
 
 
 def hit_json(hit: Hit) -> dict[str, object]:

@@ -6,6 +6,7 @@ A hop between deployments costs about 10 ms under load, so search has none; the 
 because a cluster gives it other machines.
 """
 
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -105,6 +106,7 @@ def run(settings: Settings) -> None:
     _check_port_is_free(settings)
     server = EmbeddedServer(settings.home)
     owns_database = settings.database_url is None and not server.is_running()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -115,13 +117,16 @@ def run(settings: Settings) -> None:
             serve.run(build_app(settings), name="rag", logging_config=_QUIET)
             print(f"serving {settings.collection!r} at http://{host}:{port} (Ctrl-C stops)", flush=True)
             stop.wait()
-            serve.shutdown()
+            if settings.ray.address != "local":  # the cluster goes on without us; a local Ray ends with the block
+                serve.delete("rag")
     finally:
         if owns_database:
             server.stop()
 
 
-_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}  # of replicas and proxy; they log to files
+
+
 
 
 def _check_port_is_free(settings: Settings) -> None:

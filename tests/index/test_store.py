@@ -1,0 +1,137 @@
+"""The store against the real database: upserts, generations, nearest vectors."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rag.config import Settings
+from rag.errors import NotFound
+from rag.index.store import Failure, Generation, IndexedDocument, Store
+from rag.index.vectors import build_hnsw, nearest, recall
+from rag.records import Chunk, Section
+
+DIM = 8
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def generation(store: Store, settings: Settings) -> Generation:
+    return store.ensure_generation(settings.collection, {"chunk": 1}, {"model": "m"}, DIM)
+
+
+def document(source: str, texts: list[str], content_hash: str = "h1") -> IndexedDocument:
+    section = Section(f"{source}#s", "Title", " ".join(texts))
+    chunks = tuple(
+        Chunk(section.section_id, section.source, "Title", text, i, i + len(text)) for i, text in enumerate(texts)
+    )
+    embeddings = np.random.default_rng(len(source)).normal(size=(len(texts), DIM)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return IndexedDocument(source, "origin", "text/plain", content_hash, "{}", (section,), chunks, embeddings)
+
+
+def texts(store: Store, generation: Generation) -> list[str]:
+    with store.pool.connection() as conn:
+        rows = conn.execute(
+            "select text from chunks where generation_id = %s order by text", [generation.generation_id]
+        )
+        return [row[0] for row in rows]
+
+
+def test_writing_the_same_documents_twice_changes_nothing(store: Store, generation: Generation) -> None:
+    documents = [document("file:///a", ["one", "two"]), document("file:///b", ["three"])]
+
+    def rows() -> list[tuple[object, ...]]:
+        with store.pool.connection() as conn:
+            return conn.execute(
+                "select xmin::text, chunk_id from chunks where generation_id = %s order by 2",
+                [generation.generation_id],
+            ).fetchall()
+
+    assert store.write_documents(generation, documents) == 3
+    before = rows()
+    assert store.write_documents(generation, documents) == 3
+    assert rows() == before  # xmin: not a single row version was written
+    assert store.counts(generation) == {"documents": 2, "chunks": 3}
+
+
+def test_a_changed_document_leaves_none_of_its_old_chunks(store: Store, generation: Generation) -> None:
+    store.write_documents(generation, [document("file:///a", ["old", "kept"]), document("file:///b", ["other"])])
+    changed = document("file:///a", ["new", "kept"], content_hash="h2")
+    store.write_documents(generation, [changed])
+    assert texts(store, generation) == ["kept", "new", "other"]
+    assert store.known_documents(generation)[changed.doc_id].content_hash == "h2"
+
+
+def test_a_removed_document_is_gone_from_every_generation(store: Store, generation: Generation) -> None:
+    second = store.ensure_generation(generation.collection, {"chunk": 2}, {"model": "m"}, DIM)
+    gone = document("file:///a", ["one"])
+    for g in (generation, second):
+        store.write_documents(g, [gone, document("file:///b", ["two"])])
+    assert store.remove_documents(generation, [gone.doc_id]) == 1
+    assert (texts(store, generation), texts(store, second)) == (["two"], ["two"])
+    assert list(store.known_documents(second)) == [document("file:///b", []).doc_id]
+
+
+def test_a_document_whose_write_fails_is_not_there_at_all(store: Store, generation: Generation) -> None:
+    good, bad = document("file:///a", ["one"]), document("file:///b", ["two"])
+    bad = replace(bad, embeddings=np.ones((1, DIM + 1), np.float32))
+    with pytest.raises(Exception, match="violates check constraint"):
+        store.write_documents(generation, [good, bad])
+    assert texts(store, generation) == []
+    assert store.known_documents(generation) == {}
+
+
+def test_a_generation_is_the_same_for_the_same_config_and_goes_live_when_activated(
+    store: Store, generation: Generation
+) -> None:
+    assert store.ensure_generation(generation.collection, {"chunk": 1}, {"model": "m"}, DIM) == generation
+    with pytest.raises(NotFound, match="has no finished index yet"):
+        store.live_generation(generation.collection)
+    second = store.ensure_generation(generation.collection, {"chunk": 2}, {"model": "m"}, DIM)
+    store.activate(generation, {})
+    assert store.live_generation(generation.collection).generation_id == generation.generation_id
+    store.activate(second, {"recall@10": 0.99})
+    assert store.live_generation(generation.collection).stats == {"recall@10": 0.99}
+
+
+def test_an_unknown_collection_is_named_with_the_command_that_makes_it(store: Store) -> None:
+    with pytest.raises(NotFound, match="no collection named 'nope'.*rag ingest SOURCE --collection nope"):
+        store.live_generation("nope")
+
+
+def test_the_ledger_keeps_a_failure_until_the_document_gets_in(store: Store, generation: Generation) -> None:
+    store.write_failures(generation, [Failure("file:///a", "origin", "bad \0 byte", "h0")])
+    assert store.failures(generation) == [Failure("file:///a", "origin", "bad  byte", "h0")]
+    store.write_documents(generation, [document("file:///a", ["one"])])
+    assert store.failures(generation) == []
+
+
+def test_nearest_orders_by_cosine_and_ties_by_id(store: Store, generation: Generation) -> None:
+    d = document("file:///a", ["far", "near", "near too"])
+    embeddings = np.zeros((3, DIM), np.float32)
+    embeddings[0, 1] = embeddings[1, 0] = embeddings[2, 0] = 1
+    store.write_documents(generation, [replace(d, embeddings=embeddings)])
+    hits = nearest(store, generation, embeddings[1], k=3, exact=True)
+    ids = sorted(c.chunk_id for c in d.chunks[1:])
+    assert [(score, row.chunk_id) for score, row in hits] == [(1.0, ids[0]), (1.0, ids[1]), (0.0, d.chunks[0].chunk_id)]
+
+
+def test_hnsw_finds_what_the_exact_scan_finds(store: Store, generation: Generation) -> None:
+    store.write_documents(generation, [document("file:///a", [f"chunk {i}" for i in range(1500)])])
+    assert build_hnsw(store, generation)["hnsw_chunks"] == 1500
+    assert build_hnsw(store, generation) == {}  # there already
+    with store.pool.connection() as conn:
+        plan = conn.execute(
+            f"explain select 1 from chunks_{generation.generation_id} order by"
+            f" embedding::halfvec({DIM}) <#> array_fill(0.1::real, array[{DIM}])::halfvec({DIM}) limit 10"
+        ).fetchall()
+    assert "hnsw" in str(plan)
+    assert recall(store, generation) >= 0.95
