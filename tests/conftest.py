@@ -66,6 +66,27 @@ def ray_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def antarctica(home: Path, database_url: str, ray_here: None) -> Settings:
+    """Settings of an ingested collection: three small pages, two of them about animals."""
+    from rag.index.build import ingest
+
+    settings = load_settings(home=home, collection="antarctica", llm={"name": "extractive"})
+    folder = home / "antarctica"
+    folder.mkdir()
+    (folder / "penguins.md").write_text(
+        "# Penguins\n\nPenguins live in the Antarctic.\n\n"
+        "## Diet\n\nEmperor penguins eat krill, fish and squid. They dive 500 metres deep.\n"
+    )
+    (folder / "seals.html").write_text(
+        "<title>Seals</title><h1 id=seals>Seals</h1><p>Weddell seals hunt fish under the ice.</p>"
+    )
+    (folder / "stations.txt").write_text("McMurdo is the largest research station; it was founded in 1956.")
+    report = ingest([str(folder)], settings)
+    assert report.documents["new"] == 3
+    return settings
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped and os.environ.get("CI"):

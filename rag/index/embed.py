@@ -24,7 +24,7 @@ import numpy as np
 from rag.catalog import EMBEDDERS, EmbedderFacts
 from rag.config import EmbedConfig
 from rag.errors import IndexMismatch, ModelError
-from rag.index.precision import Forward, check_precision, fastest_precision, openvino_forward, torch_forward
+from rag.index.precision import Forward, check_precision, fastest_precision, make_forward
 from rag.records import to_json
 
 if TYPE_CHECKING:
@@ -177,11 +177,7 @@ def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder
 
     @functools.cache  # the fastest was built to be measured
     def build(precision: str) -> Embedder:
-        forward = (
-            openvino_forward(model, fingerprint.weights, cache_dir)
-            if precision == "openvino"
-            else torch_forward(model, precision)
-        )
+        forward = make_forward(model, precision, fingerprint.weights, cache_dir)
         return Embedder(model, fingerprint, precision, forward)
 
     if config.precision != "auto":

@@ -45,7 +45,13 @@ _WORDS = re.findall(
 )
 
 
-def torch_forward(model: Any, precision: str) -> Forward:
+def make_forward(model: Any, precision: str, weights: str, cache_dir: Path | None) -> Forward:
+    if precision == "openvino":
+        return _openvino_forward(model, weights, cache_dir)
+    return _torch_forward(model, precision)
+
+
+def _torch_forward(model: Any, precision: str) -> Forward:
     """The transformer in `precision`; what follows it (pooling, norm) is done in fp32."""
     import torch
 
@@ -61,7 +67,7 @@ def torch_forward(model: Any, precision: str) -> Forward:
     return forward
 
 
-def openvino_forward(model: Any, weights: str, cache_dir: Path | None) -> Forward:
+def _openvino_forward(model: Any, weights: str, cache_dir: Path | None) -> Forward:
     """The transformer compiled by OpenVINO for the CPU, in bf16 where the CPU has it, on torch's threads."""
     import openvino as ov
     import torch
@@ -147,7 +153,10 @@ def _measure(run: Run, candidates: Sequence[str]) -> str:
     allowed_s = GIVE_UP * _seconds(run, "fp32", first)
     chosen_from = ["fp32"]
     for precision in candidates:
-        run(precision, first)  # the first call compiles
+        try:
+            run(precision, first)  # the first call compiles
+        except Exception:  # a model that OpenVINO cannot convert still runs in torch
+            continue
         if _seconds(run, precision, first) > allowed_s:
             continue
         if (run(precision, sample) * exact).sum(axis=1).min() >= MIN_COSINE:

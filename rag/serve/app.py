@@ -127,8 +127,6 @@ def run(settings: Settings) -> None:
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}  # of replicas and proxy; they log to files
 
 
-
-
 def _check_port_is_free(settings: Settings) -> None:
     import socket
 

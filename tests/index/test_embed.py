@@ -179,6 +179,11 @@ def test_a_candidate_twice_as_slow_on_its_first_batch_is_given_up(monkeypatch):
     assert calls.count("bf16") == 2
 
 
+def test_a_candidate_that_cannot_run_is_passed_over(monkeypatch):
+    _, run = fake_run({"fp32": 2.0, "bf16": 1.0, "openvino": 0.1}, {"fp32": SAME, "bf16": SAME}, monkeypatch)
+    assert fastest_precision(run, "w", False, None) == "bf16"
+
+
 @pytest.mark.parametrize("cached", [None, "{not json", "[]", '"fp32"', "\x00"])
 def test_a_choice_is_measured_once_and_a_corrupt_cache_is_rewritten(cached, monkeypatch, tmp_path):
     path = tmp_path / "precision.json"
