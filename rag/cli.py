@@ -114,8 +114,9 @@ def status(collection: Collection = None, as_json: AsJson = False) -> None:
             live = "live" if g["live"] else g["state"]
             size, overlap = g["config"]["chunk"]["size"], g["config"]["chunk"]["overlap"]
             out.print(
-                f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks of {size}/{overlap},"
-                f" {g['model']}" + (f", recall@10 {g['stats']['recall@10']}" if "recall@10" in g["stats"] else "")
+                f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks"
+                f" of {size}/{overlap}, {g['model']}"
+                + (f", recall@10 {g['stats']['recall@10']}" if "recall@10" in g["stats"] else "")
             )
         for failure in entry["failures"]:
             out.print(f"  [red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")

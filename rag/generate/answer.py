@@ -10,14 +10,15 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, overload
 
 from rag.catalog import EXTRACTIVE
 from rag.config import Settings, load_settings
 from rag.errors import GenerationError
-from rag.generate.extractive import quote
+from rag.generate.extractive import UNSUPPORTED, quote
 from rag.generate.llm import LLM, load_llm
 from rag.generate.prompt import build_prompt, cite
 from rag.records import Answer, Hit, Prompt, Usage
@@ -95,7 +96,7 @@ class QueryAgent:
                 raise event
             yield event
 
-    async def stream(self, query: str, collection: str | None = None, k: int | None = None) -> AsyncIterator[Event]:
+    async def stream(self, query: str, collection: str | None = None, k: int | None = None) -> AsyncGenerator[Event]:
         """Answers one question.
 
         An LLM that fails before its first token gives way to quoted sentences, and the answer's `route` says why;
@@ -113,30 +114,33 @@ class QueryAgent:
             answer = _extractive(query, found.hits, reason)
             yield Token(answer.answer)
         else:
-            async for event in self._generate(query, found.hits, self.llm, timings):
-                if isinstance(event, Answer):
-                    answer = event
-                else:
-                    yield event
+            async with aclosing(self._generate(query, found.hits, self.llm, timings)) as events:
+                async for event in events:
+                    if isinstance(event, Answer):
+                        answer = event
+                    else:
+                        yield event
         assert answer is not None
         timings["total"] = round((time.perf_counter() - started) * 1000, 2)
         yield replace(answer, timings_ms=timings)
 
     async def _generate(
         self, query: str, hits: tuple[Hit, ...], llm: LLM, timings: dict[str, float]
-    ) -> AsyncIterator[Token | Answer]:
+    ) -> AsyncGenerator[Token | Answer]:
         started = time.perf_counter()
         text, usage = "", Usage()
         try:
             prompt = await asyncio.to_thread(build_prompt, query, hits, llm)
-            async for piece in llm.stream(prompt.messages, self.settings.llm.max_tokens):
-                if isinstance(piece, Usage):
-                    usage = piece
-                    continue
-                if not text:
-                    timings["first_token"] = round((time.perf_counter() - started) * 1000, 2)
-                text += piece
-                yield Token(piece)
+            # A client that goes away closes this generator; the model's must be closed with it, not some time later.
+            async with aclosing(llm.stream(prompt.messages, self.settings.llm.max_tokens)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Usage):
+                        usage = piece
+                        continue
+                    if not text:
+                        timings["first_token"] = round((time.perf_counter() - started) * 1000, 2)
+                    text += piece
+                    yield Token(piece)
             if not text.strip():
                 raise GenerationError(f"{llm.name}: an empty reply")
         except GenerationError as error:
@@ -154,7 +158,12 @@ class QueryAgent:
 
 
 def _cited(query: str, text: str, prompt: Prompt, llm: str, usage: Usage) -> Answer:
+    """An answer that neither cites a passage nor resembles one is not left alone: the best sentences stand beside it."""
     answer, citations = cite(text.strip(), prompt.hits)
+    route = "model"
+    if not citations:
+        quotes, citations = quote(query, prompt.hits, max_sentences=2, heading=UNSUPPORTED)
+        answer, route = f"{answer}\n\n{quotes}", "model: not supported by the passages, quotes added"
     return Answer(
         question=query,
         answer=answer,
@@ -162,7 +171,7 @@ def _cited(query: str, text: str, prompt: Prompt, llm: str, usage: Usage) -> Ans
         llm=llm,
         citations=citations,
         usage=usage,
-        route="model",
+        route=route,
         hits=prompt.hits,
         num_dropped=prompt.num_dropped,
     )

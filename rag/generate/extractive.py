@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rag.records import Citation, Hit
 
 QUOTED = "No language model answered; these passages fit best:"
+UNSUPPORTED = "The passages do not say this in so many words. Closest in them:"
 NOTHING = "Nothing in the collection matches this question."
 MAX_QUOTE_CHARS = 300
 
@@ -39,8 +40,10 @@ _CODE_LINE = re.compile(
 _SENTENCE_END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!\bvs\.)["')\]]*\s+(?=["'(`\[]*(?:[A-Z0-9]|\w+: ))""")
 
 
-def quote(question: str, hits: Sequence[Hit], max_sentences: int = 3) -> tuple[str, tuple[Citation, ...]]:
-    """The best sentences of `hits`, best first, each with the [n] of its hit, and those citations.
+def quote(
+    question: str, hits: Sequence[Hit], max_sentences: int = 3, heading: str = QUOTED
+) -> tuple[str, tuple[Citation, ...]]:
+    """The best sentences of `hits` under `heading`, best first, each with the [n] of its hit, and those citations.
 
     Equally good sentences come in the order of their hits. Where no sentence shares a word with the
     question, the first hits speak with their first sentences. Never empty.
@@ -57,7 +60,7 @@ def quote(question: str, hits: Sequence[Hit], max_sentences: int = 3) -> tuple[s
     lines = [f"- {_shortened(sentence)} [{n}]" for n, sentence in chosen]
     cited = dict.fromkeys(n for n, _ in chosen)
     citations = tuple(Citation(n, hits[n - 1].source, hits[n - 1].chunk_id) for n in cited)
-    return "\n".join([QUOTED, *lines]), citations
+    return "\n".join([heading, *lines]), citations
 
 
 def best_sentence(question: str, hit: Hit) -> str:

@@ -4,7 +4,7 @@ The two implementations (`openai_client`, `local`) share this protocol and nothi
 messages and yields text; it knows nothing of retrieval, hits or citations.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +24,7 @@ class LLM(Protocol):
         """Tokens that `messages` take in the prompt; never fewer than the model will see."""
         ...
 
-    def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncIterator[str | Usage]:
+    def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncGenerator[str | Usage]:
         """Text as it is generated, then exactly one Usage. Raises GenerationError, never ends in silence."""
         ...
 

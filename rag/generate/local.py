@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class LocalLLM:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         return len(self._loaded.tokenize(messages))
 
-    async def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncIterator[str | Usage]:
+    async def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncGenerator[str | Usage]:
         loop = asyncio.get_running_loop()
         items: asyncio.Queue[str | Usage | Exception] = asyncio.Queue()
         stop = threading.Event()

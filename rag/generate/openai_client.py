@@ -59,7 +59,7 @@ class OpenAIClient:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         return sum(_estimate_tokens(message["content"]) + 4 for message in messages)
 
-    async def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncIterator[str | Usage]:
+    async def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncGenerator[str | Usage]:
         max_attempts = self._config.max_retries + 1
         # A client's connections belong to the event loop that opened them, and the sync wrapper runs a new
         # loop for each call: so a client per call.

@@ -74,7 +74,7 @@ def ingest(sources: Sequence[str], settings: Settings) -> IngestReport:
         generation = _generation(store, settings, embedder)
         changes = _compare(listed, store, generation)
         _check_covers_live(store, generation, listed)
-        num_chunks, late_failures = 0, []
+        num_chunks, late_failures = 0, list[Failure]()
         if changes.to_index:
             num_chunks, late_failures = _index(changes.to_index, settings, store, generation)
         removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0

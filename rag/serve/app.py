@@ -9,7 +9,7 @@ because a cluster gives it other machines.
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from ray import serve
@@ -26,14 +26,13 @@ from rag.records import Message, Usage
 from rag.serve.api import build_api
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 0.25}, max_ongoing_requests=4)
 class LocalModel:
     """The local LLM in a process of its own; everything it streams is plain data."""
 
     def __init__(self, config: LLMConfig) -> None:
         self.llm = _local(config)
 
-    async def stream(self, messages: list[Message], max_tokens: int) -> AsyncIterator[str | Usage]:
+    async def stream(self, messages: list[Message], max_tokens: int) -> AsyncGenerator[str | Usage]:
         async for piece in self.llm.stream(messages, max_tokens):
             yield piece
 
@@ -47,7 +46,7 @@ class RemoteModel:
         self.count_tokens = local.count_tokens
         self.handle = handle.options(stream=True)
 
-    async def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncIterator[str | Usage]:
+    async def stream(self, messages: Sequence[Message], max_tokens: int) -> AsyncGenerator[str | Usage]:
         pieces = self.handle.stream.remote(list(messages), max_tokens)
         try:
             async for piece in pieces:
@@ -82,7 +81,12 @@ def build_app(settings: Settings) -> serve.Application:
     )
     model = None
     if is_local(settings.llm):
-        model = LocalModel.options(max_queued_requests=settings.serve.max_waiting).bind(settings.llm)
+        model = serve.deployment(
+            LocalModel,
+            ray_actor_options={"num_cpus": 0.25},
+            max_ongoing_requests=4,
+            max_queued_requests=settings.serve.max_waiting,
+        ).bind(settings.llm)
     return ingress.bind(settings, model)
 
 

@@ -42,6 +42,15 @@ def test_events_come_as_retrieved_then_tokens_then_one_answer(antarctica: Settin
     assert answer.citations[0].chunk_id == answer.hits[0].chunk_id
 
 
+def test_an_answer_that_no_passage_backs_gets_quotes_beside_it_and_says_so(antarctica: Settings) -> None:
+    with fake_openai(ok("They mostly order pizza downtown.")) as server:
+        answer = agent(antarctica, name="gpt-4o-mini", base_url=server.base_url)(QUESTION)
+    assert answer.answer.startswith("They mostly order pizza downtown.\n\nThe passages do not say this")
+    assert "- Emperor penguins eat krill, fish and squid. [1]" in answer.answer
+    assert answer.citations[0].source.endswith("penguins.md#diet")
+    assert answer.route == "model: not supported by the passages, quotes added"
+
+
 def test_stream_yields_the_text_in_pieces(antarctica: Settings) -> None:
     with fake_openai(ok("Krill and fish [1].")) as server:
         pieces = list(agent(antarctica, name="gpt-4o-mini", base_url=server.base_url)(QUESTION, stream=True))
