@@ -14,7 +14,6 @@ create table documents (
     collection_id integer not null references collections on delete cascade,
     doc_id text not null,
     source text not null,                    -- canonical URI
-    origin text not null,                    -- the SOURCE it was listed from; decides what vanished
     mime text not null,
     content_hash text not null,
     meta jsonb not null default '{}',
@@ -23,7 +22,6 @@ create table documents (
     updated_at timestamptz not null default now(),
     primary key (collection_id, doc_id)
 );
-create index documents_by_origin on documents (collection_id, origin);
 
 create table sections (
     collection_id integer not null,
@@ -84,7 +82,6 @@ create index chunks_by_document on chunks (generation_id, doc_id);
 create table failures (
     generation_id integer not null references generations on delete cascade,
     source text not null,
-    origin text not null,
     reason text not null,
     content_hash text not null,              -- the same content is not tried again; '' where it could not be read
     failed_at timestamptz not null default now(),

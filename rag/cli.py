@@ -303,7 +303,10 @@ def _fail(message: str, status: int) -> int:
 def main() -> None:
     """The `rag` command."""
     warnings.filterwarnings("ignore")  # libraries' remarks to programmers are not for a terminal
-    logging.basicConfig(level=os.environ.get("RAG_LOG", "WARNING").upper(), stream=sys.stderr)
+    level = os.environ.get("RAG_LOG", "WARNING").upper()
+    if level not in logging.getLevelNamesMapping():
+        sys.exit(_fail(f"RAG_LOG: expected DEBUG, INFO, WARNING or ERROR; found {level!r}", 2))
+    logging.basicConfig(level=level, stream=sys.stderr)
     sys.exit(run_command(app))
 
 

@@ -158,7 +158,7 @@ class QueryAgent:
 
 
 def _cited(query: str, text: str, prompt: Prompt, llm: str, usage: Usage) -> Answer:
-    """An answer that neither cites a passage nor resembles one is not left alone: the best sentences stand beside it."""
+    """An answer that neither cites a passage nor resembles one gets the best sentences beside it."""
     answer, citations = cite(text.strip(), prompt.hits)
     route = "model"
     if not citations:

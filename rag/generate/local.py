@@ -29,7 +29,7 @@ PREFILL_TOKENS_PER_CPU_S = 160
 PREFILL_WEIGHTS_BYTES = 100e6
 MIN_BUDGET_TOKENS = 300  # less holds no chunk of useful length; a slow machine answers later instead
 REPEAT_PENALTY = 1.1  # a small model loops without one
-STOP = ["\nQuestion:"]  # and then asks itself the next question
+STOP = ["Question:"]  # it asks itself the next question, or repeats ours
 # For a file that carries no template: ChatML, which most small chat models were trained with.
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"

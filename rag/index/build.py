@@ -24,16 +24,16 @@ from rag.errors import ExtractionError, IndexMismatch
 from rag.index.cluster import TASK_CPUS, EmbedPlan, plan_embedding, ray_session
 from rag.index.database import open_database
 from rag.index.embed import Embedder, load_embedder
-from rag.index.store import Failure, Generation, IndexedDocument, Known, Store
+from rag.index.store import Failure, Generation, IndexedDocument, Store
 from rag.index.vectors import build_hnsw, recall
 from rag.ingest.chunks import chunk_section
 from rag.ingest.extract import extract
-from rag.ingest.sources import canonical_source, list_documents, read_document
+from rag.ingest.sources import canonical_source, is_within, list_documents, read_document
 from rag.progress import Progress
 from rag.records import Chunk, Document, DocumentRef, Section, document_id
 
 EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
-DOCUMENTS_PER_BATCH = 32
+DOCUMENTS_PER_BATCH = 64
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 
 
@@ -51,86 +51,113 @@ class IngestReport:
 
 
 @dataclass(frozen=True)
-class Changes:
-    """Listed documents, held against what the generation has."""
+class Listing:
+    """What the sources of one run hold now."""
 
-    to_index: list[tuple[DocumentRef, str]]  # (document, origin)
-    num_new: int
+    origins: tuple[str, ...]
+    documents: dict[str, DocumentRef]  # by source; what two origins list counts once
+
+    def lost(self, source: str) -> bool:
+        """Whether one of the origins held `source` and does not any more."""
+        return source not in self.documents and any(is_within(source, origin) for origin in self.origins)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A listing, held against what the generation has."""
+
+    new: list[DocumentRef]
+    changed: list[DocumentRef]
     num_unchanged: int
     failures: list[Failure]
-    vanished: list[str]  # doc_ids that an origin of this run no longer lists
+    vanished: list[str]  # doc_ids
 
 
 def ingest(sources: Sequence[str], settings: Settings) -> IngestReport:
     """Brings a collection up to date with its sources; see the module's docstring.
 
-    Raises SourceError, ModelError, DatabaseError, ResourceError; a single bad document goes to the ledger instead.
+    Raises SourceError, ModelError, DatabaseError, ResourceError, IndexMismatch; a single bad document goes to the
+    ledger instead.
     """
     started = time.monotonic()
-    listed = _list(sources)
+    listing = list_sources(sources)
     store = Store(open_database(settings))
     try:
         embedder = load_embedder(settings.embed, settings.home)
-        generation = _generation(store, settings, embedder)
-        changes = _compare(listed, store, generation)
-        _check_covers_live(store, generation, listed)
-        num_chunks, late_failures = 0, list[Failure]()
-        if changes.to_index:
-            num_chunks, late_failures = _index(changes.to_index, settings, store, generation)
+        generation = _generation(store, settings, embedder, listing)
+        changes = _compare(listing, store, generation)
+        num_chunks, late = 0, list[Failure]()
+        if changes.new or changes.changed:
+            num_chunks, late = _index(changes.new + changes.changed, settings, store, generation)
         removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0
-        failures = changes.failures + late_failures
-        _update_ledger(store, generation, listed, changes.failures)
+        _update_ledger(store, generation, listing, changes.failures, late)
         stats = build_hnsw(store, generation)
         if stats:
             stats["recall@10"] = round(recall(store, generation), 4)
         store.activate(generation, stats)
     finally:
         store.close()
-    num_indexed = len(changes.to_index) - len(late_failures)
-    num_new = min(changes.num_new, num_indexed)
+    failed_late = {failure.source for failure in late}
     return IngestReport(
         collection=settings.collection,
         index_id=generation.generation_id,
         documents={
-            "seen": len(listed),
-            "new": num_new,
-            "changed": num_indexed - num_new,
+            "seen": len(listing.documents),
+            "new": sum(ref.source not in failed_late for ref in changes.new),
+            "changed": sum(ref.source not in failed_late for ref in changes.changed),
             "unchanged": changes.num_unchanged,
             "removed": removed,
-            "failed": len(failures),
+            "failed": len(changes.failures) + len(late),
         },
         chunks_written=num_chunks,
         chunks_embedded=num_chunks,
         seconds=round(time.monotonic() - started, 2),
-        failures=[{"source": f.source, "reason": f.reason} for f in failures],
+        failures=[{"source": f.source, "reason": f.reason} for f in changes.failures + late],
     )
 
 
-def _list(sources: Sequence[str]) -> dict[str, tuple[DocumentRef, str]]:
-    """source -> (document, origin); a document that two sources list counts once, for the first."""
-    listed: dict[str, tuple[DocumentRef, str]] = {}
+def list_sources(sources: Sequence[str]) -> Listing:
+    """Everything the sources hold. Raises SourceError for one that is not there, before anything is written."""
+    documents: dict[str, DocumentRef] = {}
     for source in sources:
-        origin = canonical_source(source)
         for ref in list_documents(source):
-            listed.setdefault(ref.source, (ref, origin))
-    return listed
+            documents.setdefault(ref.source, ref)
+    return Listing(tuple(canonical_source(source) for source in sources), documents)
 
 
-def _generation(store: Store, settings: Settings, embedder: Embedder) -> Generation:
+def _generation(store: Store, settings: Settings, embedder: Embedder, listing: Listing) -> Generation:
+    """The generation to build: the live one, where it was made the same way.
+
+    Another one goes live at the end of the run, so it must not lose what the live one has. Raises IndexMismatch.
+    """
     config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()}
-    return store.ensure_generation(settings.collection, config, asdict(embedder.fingerprint), embedder.dim)
+    fingerprint = asdict(embedder.fingerprint)
+    existing = store.generations(settings.collection) if settings.collection in store.collections() else []
+    live = next((g for g in existing if g.is_live), None)
+    if live is not None and (live.config, live.fingerprint) != (config, fingerprint):
+        kept = [d.source for d in store.known_documents(live).values()]
+        missing = [source for source in kept if source not in listing.documents and not listing.lost(source)]
+        if missing:
+            raise IndexMismatch(
+                f"collection {settings.collection!r} is indexed with {live.config['chunk']} and model"
+                f" {live.fingerprint['model']}; to index it with {config['chunk']} and {fingerprint['model']}, name all"
+                f" its sources in one command ({len(missing)} documents would be lost, {missing[0]} is one),"
+                " or use another --collection"
+            )
+    return store.ensure_generation(settings.collection, config, fingerprint, embedder.dim)
 
 
-def _compare(listed: dict[str, tuple[DocumentRef, str]], store: Store, generation: Generation) -> Changes:
+def _compare(listing: Listing, store: Store, generation: Generation) -> Changes:
     """Reads and hashes every document here: an unchanged collection never starts Ray."""
     known = store.known_documents(generation)
     failed = {f.source: f for f in store.failures(generation)}
-    to_index, failures, num_new, num_unchanged = [], [], 0, 0
-    for ref, origin in listed.values():
+    vanished = sorted(doc_id for doc_id, d in known.items() if listing.lost(d.source))
+    new, changed, failures, num_unchanged = list[DocumentRef](), list[DocumentRef](), list[Failure](), 0
+    for ref in listing.documents.values():
         try:
             content_hash = read_document(ref).content_hash
         except ExtractionError as error:
-            failures.append(Failure(ref.source, origin, str(error)))
+            failures.append(Failure(ref.source, str(error)))
             continue
         before = known.get(document_id(ref.source))
         if before is not None and before.content_hash == content_hash:
@@ -138,52 +165,26 @@ def _compare(listed: dict[str, tuple[DocumentRef, str]], store: Store, generatio
         elif ref.source in failed and failed[ref.source].content_hash == content_hash:
             failures.append(failed[ref.source])
         else:
-            to_index.append((ref, origin))
-            num_new += before is None
-    return Changes(to_index, num_new, num_unchanged, failures, _vanished(known, listed))
-
-
-def _vanished(known: dict[str, Known], listed: dict[str, tuple[DocumentRef, str]]) -> list[str]:
-    origins = {origin for _, origin in listed.values()}
-    listed_ids = {document_id(source) for source in listed}
-    return sorted(doc_id for doc_id, d in known.items() if d.origin in origins and doc_id not in listed_ids)
-
-
-def _check_covers_live(store: Store, generation: Generation, listed: dict[str, tuple[DocumentRef, str]]) -> None:
-    """A generation built another way goes live at the end of this run; it must not lose what the live one has."""
-    live = next((g for g in store.generations(generation.collection) if g.is_live), None)
-    if live is None or live.generation_id == generation.generation_id:
-        return
-    origins = {origin for _, origin in listed.values()}
-    listed_ids = {document_id(source) for source in listed}
-    missing = {
-        d.origin
-        for doc_id, d in store.known_documents(live).items()
-        if doc_id not in listed_ids and d.origin not in origins
-    }
-    if missing:
-        raise IndexMismatch(
-            f"collection {generation.collection!r} is indexed with {live.config['chunk']} and model"
-            f" {live.fingerprint['model']}; to index it with {generation.config['chunk']} and"
-            f" {generation.fingerprint['model']}, name all its sources in one command"
-            f" (missing: {', '.join(sorted(missing))}), or use another --collection"
-        )
+            (new if before is None else changed).append(ref)
+    return Changes(new, changed, num_unchanged, failures, vanished)
 
 
 def _update_ledger(
-    store: Store, generation: Generation, listed: dict[str, tuple[DocumentRef, str]], failures: list[Failure]
+    store: Store, generation: Generation, listing: Listing, failures: list[Failure], late: list[Failure]
 ) -> None:
+    """After a run the ledger holds what failed in it, and what it did not look at. The job wrote `late` itself."""
     store.write_failures(generation, failures)
-    origins = {origin for _, origin in listed.values()}
-    gone = [f.source for f in store.failures(generation) if f.origin in origins and f.source not in listed]
-    store.forget_failures(generation, gone)
+    failing = {failure.source for failure in failures + late}
+    entries = [entry.source for entry in store.failures(generation)]
+    healed = [s for s in entries if listing.lost(s) or (s in listing.documents and s not in failing)]
+    store.forget_failures(generation, healed)
 
 
 # The Ray Data job
 
 
 def _index(
-    documents: list[tuple[DocumentRef, str]], settings: Settings, store: Store, generation: Generation
+    documents: list[DocumentRef], settings: Settings, store: Store, generation: Generation
 ) -> tuple[int, list[Failure]]:
     """Runs the job; (chunks written, failures). Raises what Ray raises when it cannot go on."""
     import ray
@@ -198,7 +199,7 @@ def _index(
                 progress.update(1)
                 num_chunks += row["num_chunks"]
                 if row["error"]:
-                    failures.append(Failure(row["source"], row["origin"], row["error"], row["content_hash"]))
+                    failures.append(Failure(row["source"], row["error"], row["content_hash"]))
         finally:
             del dataset
             gc.collect()  # a failed run's actors keep their CPUs until the dataset is collected
@@ -206,14 +207,14 @@ def _index(
 
 
 def _dataset(
-    documents: list[tuple[DocumentRef, str]], settings: Settings, url: str, generation: Generation, plan: EmbedPlan
+    documents: list[DocumentRef], settings: Settings, url: str, generation: Generation, plan: EmbedPlan
 ) -> Any:
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S  # read when the Dataset is built
-    rows = [{**asdict(ref), "origin": origin} for ref, origin in documents]
+    rows = [asdict(ref) for ref in documents]
     num_blocks = max(1, math.ceil(len(rows) / DOCUMENTS_PER_BATCH))
     return (
         ray.data.from_items(rows, override_num_blocks=num_blocks)
@@ -239,7 +240,7 @@ def _dataset(
 def prepare(row: dict[str, Any], config: ChunkConfig) -> dict[str, Any]:
     """One listed document -> its sections and chunks as JSON, or the reason why not in `error`."""
     ref = DocumentRef(row["source"], row["mime"], row["path"], row["content"])
-    out = {"source": ref.source, "origin": row["origin"], "mime": ref.mime, "content_hash": "", "meta": "{}"}
+    out = {"source": ref.source, "mime": ref.mime, "content_hash": "", "meta": "{}"}
     sections: list[Section] = []
     chunks: list[Chunk] = []
     error = ""
@@ -290,10 +291,10 @@ def write(batch: Any, url: str, generation: Generation) -> Any:
     store.write_documents(generation, documents)
     store.write_failures(
         generation,
-        [Failure(r["source"], r["origin"], r["error"], r["content_hash"]) for r in rows if r["error"]],
+        [Failure(r["source"], r["error"], r["content_hash"]) for r in rows if r["error"]],
     )
     num_chunks = {d.source: len(d.chunks) for d in documents}
-    keep = ("source", "origin", "error", "content_hash")
+    keep = ("source", "error", "content_hash")
     return pa.Table.from_pylist(
         [{name: row[name] for name in keep} | {"num_chunks": num_chunks.get(row["source"], 0)} for row in rows]
     )
@@ -308,7 +309,6 @@ def _worker_store(url: str) -> Store:
 def _indexed(row: dict[str, Any], dim: int) -> IndexedDocument:
     return IndexedDocument(
         source=row["source"],
-        origin=row["origin"],
         mime=row["mime"],
         content_hash=row["content_hash"],
         meta=row["meta"],

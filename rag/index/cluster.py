@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,14 +66,15 @@ def ray_session(config: RayConfig, num_cpus: int | None = None) -> Iterator[None
     try:
         if config.address == "local":
             memory = min(2 * 2**30, psutil.virtual_memory().available // 5)
-            ray.init(
-                address="local",
-                num_cpus=num_cpus or config.num_cpus,
-                object_store_memory=max(80 * 2**20, memory),
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with _silent_stderr():  # Ray's C++ core announces its log level there
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus or config.num_cpus,
+                    object_store_memory=max(80 * 2**20, memory),
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         else:
             ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -84,3 +86,17 @@ def ray_session(config: RayConfig, num_cpus: int | None = None) -> Iterator[None
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Sends file descriptor 2, which C++ writes to, nowhere; exceptions are not affected."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

@@ -4,9 +4,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from rag.config import Settings
@@ -33,18 +34,19 @@ def open_database(settings: Settings) -> str:
 
 
 def without_password(url: str) -> str:
-    """`url` fit for a log or a screen."""
+    """`url`, or a `key=value` connection string, as a URL fit for a log or a screen."""
     try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
+        params = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
         return "(unreadable URL)"
-    user, at, host = parts.netloc.rpartition("@")
-    query = urlencode([(k, "***" if k == "password" else v) for k, v in parse_qsl(parts.query)], safe="/*")
-    netloc = (user.partition(":")[0] + (":***" if ":" in user else "") + at + host) if at else host
-    rest = urlunsplit(("", netloc, parts.path, query, ""))
-    # urlunsplit drops the // of an empty host, which PostgreSQL's socket URLs need.
-    return f"{parts.scheme}:{rest if rest.startswith('//') else '//' + rest}"
+    host, database = str(params.get("host") or ""), str(params.get("dbname") or "")
+    user = str(params.get("user") or "")
+    if host.startswith("/") or not host:
+        query = urlencode({k: v for k, v in (("host", host), ("user", user)) if v}, safe="/")
+        return f"postgresql:///{database}" + (f"?{query}" if query else "")
+    secret = ":***" if "password" in params else ""
+    port = f":{params['port']}" if "port" in params else ""
+    return f"postgresql://{user}{secret}{'@' if user or secret else ''}{host}{port}/{database}"
 
 
 def connect(url: str) -> psycopg.Connection[Any]:
@@ -78,25 +80,28 @@ def open_pool(url: str, max_size: int = 8) -> Pool:
 
 def migrate(url: str) -> list[str]:
     """Applies the migrations that are missing; returns their names. Safe when two processes start at once."""
-    from yoyo import get_backend, read_migrations
-
     with connect(url) as conn:
         conn.execute("select pg_advisory_lock(%s)", [MIGRATION_LOCK])  # released with the connection
-        _check_pgvector(conn)
-        if _applied_all(conn):
-            return []
-        backend = get_backend(_yoyo_url(url))
         try:
-            pending = backend.to_apply(read_migrations(str(_migrations_dir())))
-            backend.apply_migrations(pending)
-            return [migration.id for migration in pending]
+            _check_pgvector(conn)
+            return [] if _applied_all(conn) else _apply(_yoyo_url(url))
         except psycopg.errors.InsufficientPrivilege as error:
             raise DatabaseError(
-                f"{without_password(url)}: {error.diag.message_primary}; as a superuser run"
-                " `create extension vector;` in this database, and let the user create tables"
+                f"{without_password(url)}: {error.diag.message_primary}; as a superuser run `create extension if not"
+                " exists vector; alter extension vector update;` in this database, and let the user create tables"
             ) from None
-        finally:
-            backend.connection.close()
+
+
+def _apply(yoyo_url: str) -> list[str]:
+    from yoyo import get_backend, read_migrations
+
+    backend = get_backend(yoyo_url)
+    try:
+        pending = backend.to_apply(read_migrations(str(_migrations_dir())))
+        backend.apply_migrations(pending)
+        return [migration.id for migration in pending]
+    finally:
+        backend.connection.close()
 
 
 @cache
@@ -116,7 +121,9 @@ def _applied_all(conn: psycopg.Connection[Any]) -> bool:
 
 def _yoyo_url(url: str) -> str:
     """The same database in the spelling that makes yoyo use psycopg 3."""
-    return "postgresql+psycopg" + url[url.index(":") :]
+    params = conninfo_to_dict(url)
+    database = quote(str(params.pop("dbname", "")), safe="")
+    return f"postgresql+psycopg:///{database}?{urlencode(params)}"
 
 
 def _check_pgvector(conn: psycopg.Connection[Any]) -> None:

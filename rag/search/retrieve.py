@@ -58,10 +58,10 @@ class Retriever:
     def _check_fingerprint(self, generation: Generation) -> None:
         """Vectors of two embedders share a space by accident only: their cosine means nothing."""
         stored = Fingerprint(**generation.fingerprint)
-        if stored != self.embedder.fingerprint:
+        if difference := stored.difference(self.embedder.fingerprint):
             raise IndexMismatch(
                 f"collection {generation.collection!r} was embedded with another model than the query would be:"
-                f" {stored.difference(self.embedder.fingerprint)}; set RAG_EMBED__MODEL={stored.model}, or ingest"
+                f" {difference}; set RAG_EMBED__MODEL={stored.model}, or ingest"
                 " again with the model you want"
             )
 

@@ -82,11 +82,12 @@ def build_api(settings: Settings) -> FastAPI:
         """Text as it is written, sources at the end; typed events with `Accept: text/event-stream`."""
         events = _events(body)
         # The first event is awaited here, so that an error before the answer begins has its own HTTP status.
-        async with asyncio.timeout(deadline_s):
+        ends_at = asyncio.get_running_loop().time() + deadline_s
+        async with asyncio.timeout_at(ends_at):
             first = await anext(events)
         wants_events = "text/event-stream" in request.headers.get("accept", "")
         encode = _sse if wants_events else _plain
-        pieces = _guarded(_chain(first, events), deadline_s, encode)
+        pieces = _guarded(_chain(first, events), ends_at, encode)
         return StreamingResponse(pieces, media_type="text/event-stream" if wants_events else "text/plain")
 
     @api.get("/healthz")
@@ -151,10 +152,10 @@ def _frame(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-async def _guarded(events: AsyncIterator[Event], deadline_s: float, encode: Any) -> AsyncIterator[str]:
+async def _guarded(events: AsyncIterator[Event], ends_at: float, encode: Any) -> AsyncIterator[str]:
     """Encodes events under the request's deadline; an error after the headers becomes the last piece."""
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout_at(ends_at):
             async for event in events:
                 if piece := encode(event):
                     yield piece
@@ -187,6 +188,10 @@ def _add_errors(api: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return error_response(error.status_code, "HTTPException", str(error.detail))
 
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        return error_response(500, "InternalError", "the server failed; its log says why")
+
+    api.add_exception_handler(Exception, bug)
     for kind in STATUS:
         api.add_exception_handler(kind, known)
     api.add_exception_handler(RequestValidationError, invalid)
@@ -196,6 +201,8 @@ def _add_errors(api: FastAPI) -> None:
     async def limit_body(request: Request, call_next: Any) -> Any:
         """Refuses a body too large by its announced length, before it is read."""
         length = request.headers.get("content-length", "0")
+        if "chunked" in request.headers.get("transfer-encoding", ""):
+            return error_response(411, "LengthRequired", "send a Content-Length; chunked bodies are not accepted")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
             return error_response(413, "TooLarge", f"body of {length} bytes; expected at most {MAX_BODY_BYTES}")
         return await call_next(request)

@@ -53,10 +53,11 @@ class RemoteModel:
                 yield piece
         except BackPressureError as error:
             raise Overloaded(f"{self.name}: too many requests wait; try again in a few seconds") from error
-        except GenerationError:
-            raise
-        except Exception as error:  # whatever crosses a process boundary arrives as Ray's own exception types
-            raise GenerationError(f"{self.name}: {str(error).strip().splitlines()[-1]}") from error
+        except Exception as error:
+            # What crosses processes arrives as an exception of Ray, its text a remote traceback; the cause is ours.
+            cause = getattr(error, "cause", error)
+            reason = str(cause) if isinstance(cause, GenerationError) else f"{self.name}: {type(cause).__name__}"
+            raise GenerationError(reason) from error
 
 
 def _local(config: LLMConfig) -> LLM:

@@ -60,6 +60,28 @@ def test_a_second_run_embeds_nothing_and_a_third_only_what_changed(folder: Path,
     assert not any("guide.md" in source for source in sources)
 
 
+def test_a_document_that_fails_and_is_mended_leaves_the_ledger_and_what_vanishes_is_removed(
+    folder: Path, settings: Settings
+) -> None:
+    ingest([str(folder)], settings)
+    notes = folder / "notes.txt"
+    text = notes.read_text()
+    notes.write_text("")
+    (folder / "guide.md").write_text("# Guide\n\nChanged.\n")
+    broken = ingest([str(folder)], settings)
+    assert broken.documents == {"seen": 5, "new": 0, "changed": 1, "unchanged": 1, "removed": 0, "failed": 3}
+    notes.write_text(text)
+    assert ingest([str(notes)], settings).documents["unchanged"] == 1  # the old text was kept all along
+    store = Store(_url(settings))
+    names = [Path(f.source).name for f in store.failures(store.live_generation(settings.collection))]
+    assert names == ["empty.html", "fake.html"]
+    store.close()
+    notes.write_text("Now about walruses.")
+    ingest([str(notes)], settings)
+    notes.unlink()
+    assert ingest([str(folder)], settings).documents["removed"] == 1
+
+
 def test_another_chunk_size_makes_another_generation_and_never_loses_documents(
     folder: Path, settings: Settings
 ) -> None:

@@ -34,7 +34,7 @@ def document(source: str, texts: list[str], content_hash: str = "h1") -> Indexed
     )
     embeddings = np.random.default_rng(len(source)).normal(size=(len(texts), DIM)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return IndexedDocument(source, "origin", "text/plain", content_hash, "{}", (section,), chunks, embeddings)
+    return IndexedDocument(source, "text/plain", content_hash, "{}", (section,), chunks, embeddings)
 
 
 def texts(store: Store, generation: Generation) -> list[str]:
@@ -108,8 +108,8 @@ def test_an_unknown_collection_is_named_with_the_command_that_makes_it(store: St
 
 
 def test_the_ledger_keeps_a_failure_until_the_document_gets_in(store: Store, generation: Generation) -> None:
-    store.write_failures(generation, [Failure("file:///a", "origin", "bad \0 byte", "h0")])
-    assert store.failures(generation) == [Failure("file:///a", "origin", "bad  byte", "h0")]
+    store.write_failures(generation, [Failure("file:///a", "bad \0 byte", "h0")])
+    assert store.failures(generation) == [Failure("file:///a", "bad  byte", "h0")]
     store.write_documents(generation, [document("file:///a", ["one"])])
     assert store.failures(generation) == []
 
