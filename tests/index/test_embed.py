@@ -53,7 +53,7 @@ def test_fp32_equals_what_sentence_transformers_encodes_in_the_same_order(packag
 
 
 def test_auto_is_a_precision_that_keeps_the_vectors(tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "_loaded", {})  # another test may have loaded it, and measured, already
+    monkeypatch.setattr(embed_module, "_loaded", {})  # another test may have loaded it, and measured, already
     chosen = load_embedder(EmbedConfig(), tmp_path)
     cosines = (chosen.embed(TEXTS, "passage") * load_embedder(FP32).embed(TEXTS, "passage")).sum(axis=1)
     assert cosines.min() >= 0.9995
