@@ -30,10 +30,11 @@ from rag.ingest.chunks import chunk_section
 from rag.ingest.extract import extract
 from rag.ingest.sources import canonical_source, is_within, list_documents, read_document
 from rag.progress import Progress
-from rag.records import Chunk, Document, DocumentRef, Section, document_id
+from rag.records import Chunk, Document, DocumentRef, Section
 
 EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
-DOCUMENTS_PER_BATCH = 64
+BATCH_BYTES = 300_000  # about 500 chunks: enough to sort by length, little enough for writing to overlap
+MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 
 
@@ -69,6 +70,7 @@ class Changes:
     new: list[DocumentRef]
     changed: list[DocumentRef]
     num_unchanged: int
+    num_bytes: int  # of new and changed documents
     failures: list[Failure]
     vanished: list[str]  # doc_ids
 
@@ -88,7 +90,7 @@ def ingest(sources: Sequence[str], settings: Settings) -> IngestReport:
         changes = _compare(listing, store, generation)
         num_chunks, late = 0, list[Failure]()
         if changes.new or changes.changed:
-            num_chunks, late = _index(changes.new + changes.changed, settings, store, generation)
+            num_chunks, late = _index(changes, settings, store, generation)
         removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0
         _update_ledger(store, generation, listing, changes.failures, late)
         stats = build_hnsw(store, generation)
@@ -152,21 +154,23 @@ def _compare(listing: Listing, store: Store, generation: Generation) -> Changes:
     known = store.known_documents(generation)
     failed = {f.source: f for f in store.failures(generation)}
     vanished = sorted(doc_id for doc_id, d in known.items() if listing.lost(d.source))
-    new, changed, failures, num_unchanged = list[DocumentRef](), list[DocumentRef](), list[Failure](), 0
+    new, changed, failures = list[DocumentRef](), list[DocumentRef](), list[Failure]()
+    num_unchanged = num_bytes = 0
     for ref in listing.documents.values():
         try:
-            content_hash = read_document(ref).content_hash
+            document = read_document(ref)
         except ExtractionError as error:
             failures.append(Failure(ref.source, str(error)))
             continue
-        before = known.get(document_id(ref.source))
+        content_hash, before = document.content_hash, known.get(document.doc_id)
         if before is not None and before.content_hash == content_hash:
             num_unchanged += 1
         elif ref.source in failed and failed[ref.source].content_hash == content_hash:
             failures.append(failed[ref.source])
         else:
             (new if before is None else changed).append(ref)
-    return Changes(new, changed, num_unchanged, failures, vanished)
+            num_bytes += len(document.content)
+    return Changes(new, changed, num_unchanged, num_bytes, failures, vanished)
 
 
 def _update_ledger(
@@ -183,16 +187,16 @@ def _update_ledger(
 # The Ray Data job
 
 
-def _index(
-    documents: list[DocumentRef], settings: Settings, store: Store, generation: Generation
-) -> tuple[int, list[Failure]]:
+def _index(changes: Changes, settings: Settings, store: Store, generation: Generation) -> tuple[int, list[Failure]]:
     """Runs the job; (chunks written, failures). Raises what Ray raises when it cannot go on."""
     import ray
 
+    documents = changes.new + changes.changed
+    batch_size = max(1, min(MAX_BATCH, BATCH_BYTES * len(documents) // max(1, changes.num_bytes)))
     with ray_session(settings.ray), Progress("ingest", len(documents), "documents") as progress:
         total, free = ray.cluster_resources(), ray.available_resources()
         plan = plan_embedding(total.get("CPU", 0), free.get("CPU", 0), total.get("GPU", 0))
-        dataset = _dataset(documents, settings, store.url, generation, plan)
+        dataset = _dataset(documents, batch_size, plan, settings, generation, store.url)
         num_chunks, failures = 0, []
         try:
             for row in dataset.iter_rows():
@@ -207,7 +211,12 @@ def _index(
 
 
 def _dataset(
-    documents: list[DocumentRef], settings: Settings, url: str, generation: Generation, plan: EmbedPlan
+    documents: list[DocumentRef],
+    batch_size: int,
+    plan: EmbedPlan,
+    settings: Settings,
+    generation: Generation,
+    url: str,
 ) -> Any:
     import ray
 
@@ -215,7 +224,7 @@ def _dataset(
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S  # read when the Dataset is built
     rows = [asdict(ref) for ref in documents]
-    num_blocks = max(1, math.ceil(len(rows) / DOCUMENTS_PER_BATCH))
+    num_blocks = math.ceil(len(rows) / batch_size)
     return (
         ray.data.from_items(rows, override_num_blocks=num_blocks)
         .map(partial(prepare, config=settings.chunk), num_cpus=TASK_CPUS)
@@ -223,7 +232,7 @@ def _dataset(
             EmbedChunks,
             fn_constructor_args=(settings.embed, settings.home, plan.threads),
             batch_format="pyarrow",
-            batch_size=DOCUMENTS_PER_BATCH,
+            batch_size=batch_size,
             compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
             num_cpus=plan.num_cpus,
             num_gpus=plan.num_gpus or None,
@@ -231,7 +240,7 @@ def _dataset(
         .map_batches(
             partial(write, url=url, generation=generation),
             batch_format="pyarrow",
-            batch_size=DOCUMENTS_PER_BATCH,
+            batch_size=batch_size,
             num_cpus=TASK_CPUS,
         )
     )
