@@ -114,7 +114,7 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
     folder = tmp_path / "many"
     folder.mkdir()
     for i in range(160):
-        (folder / f"{i:03}.md").write_text(f"# Page {i}\n\n" + f"Sentence {i} about topic {i % 7}. " * 60)
+        (folder / f"{i:03}.md").write_text(f"# Page {i}\n\n" + f"Sentence {i} about topic {i % 7}. " * 150)
     env = os.environ | {"RAG_HOME": str(settings.home), "RAG_RAY__NUM_CPUS": "2"}
     command = [sys.executable, "-m", "rag.cli", "ingest", str(folder), "-c", settings.collection, "--json"]
     store = Store(_url(settings))
