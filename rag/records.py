@@ -30,12 +30,19 @@ def document_id(source: str) -> str:
 
 @dataclass(frozen=True)
 class DocumentRef:
-    """A document that a source has listed and nobody has read yet: a `path` to read, or its `content`."""
+    """A document that a source has listed and nobody has read yet: where to read it, or its `content`.
 
-    source: str  # canonical URI: file:///docs/a.html, python:ray.data.Dataset
+    Large sources list paths, not contents: what is listed is held in memory, all of it.
+    """
+
+    source: str  # canonical URI: file:///docs/a.html, https://example.org/a, python:ray.data.Dataset
     mime: str
-    path: str | None = None
+    path: str | None = None  # a local file, or a URL that fsspec opens
     content: bytes | None = None
+    start: int = 0  # byte range inside the file: one line of a JSONL file is a document
+    end: int | None = None
+    meta: str = "{}"  # JSON object
+    error: str = ""  # why it cannot be read, where the listing found out: goes to the ledger
 
 
 @dataclass(frozen=True)

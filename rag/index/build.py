@@ -248,7 +248,7 @@ def _dataset(
 
 def prepare(row: dict[str, Any], config: ChunkConfig) -> dict[str, Any]:
     """One listed document -> its sections and chunks as JSON, or the reason why not in `error`."""
-    ref = DocumentRef(row["source"], row["mime"], row["path"], row["content"])
+    ref = DocumentRef(**row)
     out = {"source": ref.source, "mime": ref.mime, "content_hash": "", "meta": "{}"}
     sections: list[Section] = []
     chunks: list[Chunk] = []

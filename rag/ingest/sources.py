@@ -25,6 +25,7 @@ MIME_OF_SUFFIX = {
 }
 SUPPORTED = " ".join(MIME_OF_SUFFIX)
 SKIPPED_FOLDERS = {"node_modules", "__pycache__"}  # hidden ones, .git among them, are skipped as well
+SPHINX_INDEX, SPHINX_COPIES = "objects.inv", {"_sources"}  # built documentation keeps a copy of each page's source
 MAX_DOCUMENT_BYTES = 64 * 2**20
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|git\+|git@")
 
@@ -64,8 +65,10 @@ def is_within(source: str, origin: str) -> bool:
 
 def read_document(ref: DocumentRef) -> Document:
     """The bytes of a listed document; ExtractionError where it cannot be read any more."""
+    if ref.error:
+        raise ExtractionError(ref.error)
     if ref.path is None:
-        return Document(ref.source, ref.mime, ref.content or b"")
+        return Document(ref.source, ref.mime, ref.content or b"", ref.meta)
     try:
         status = os.stat(ref.path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -74,7 +77,7 @@ def read_document(ref: DocumentRef) -> Document:
             raise ExtractionError(
                 f"expected at most {MAX_DOCUMENT_BYTES} bytes, found {status.st_size}; split the file"
             )
-        return Document(ref.source, ref.mime, Path(ref.path).read_bytes())
+        return Document(ref.source, ref.mime, Path(ref.path).read_bytes(), ref.meta)
     except OSError as error:
         raise ExtractionError(f"cannot be read: {error.strerror or error}") from None
 
@@ -106,7 +109,8 @@ def _walk_folder(folder: Path) -> Iterator[DocumentRef]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if name[0] != "." and name not in SKIPPED_FOLDERS)
+        skipped = SKIPPED_FOLDERS | SPHINX_COPIES if SPHINX_INDEX in names else SKIPPED_FOLDERS
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in skipped)
         for name in sorted(names):
             path = Path(here, name)
             if name[0] != "." and path.suffix.lower() in MIME_OF_SUFFIX:

@@ -25,6 +25,17 @@ def test_a_folder_lists_supported_files_in_order(tmp_path):
     ]
 
 
+def test_the_copies_that_sphinx_keeps_of_its_pages_are_skipped(tmp_path):
+    write(tmp_path, "built/a.html", "built/objects.inv", "built/_sources/a.rst.txt", "notes/_sources/b.txt")
+    names = [ref.source.rsplit("/", 1)[-1] for ref in list_documents(str(tmp_path))]
+    assert names == ["a.html", "b.txt"]
+
+
+def test_a_document_that_its_listing_knows_to_be_unreadable_says_why():
+    with pytest.raises(ExtractionError, match="404 Not Found"):
+        read_document(DocumentRef("https://example.org/gone", "text/html", error="404 Not Found"))
+
+
 def test_a_symlink_loop_is_walked_once_and_links_are_not_resolved(tmp_path):
     write(tmp_path, "real/a.md")
     (tmp_path / "real" / "loop").symlink_to(tmp_path)
