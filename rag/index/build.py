@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 
 from rag.config import ChunkConfig, EmbedConfig, Settings
-from rag.errors import ExtractionError, IndexMismatch
-from rag.index.cluster import TASK_CPUS, EmbedPlan, plan_embedding, ray_session
-from rag.index.database import open_database
+from rag.errors import DatabaseError, ExtractionError, IndexMismatch
+from rag.index.cluster import TASK_CPUS, EmbedPlan, plan_batch, plan_embedding, ray_session
+from rag.index.database import PoolTimeout, open_database
 from rag.index.embed import Embedder, load_embedder
 from rag.index.store import Failure, Generation, IndexedDocument, Store
 from rag.index.vectors import build_hnsw, recall
@@ -33,8 +34,6 @@ from rag.progress import Progress
 from rag.records import Chunk, Document, DocumentRef, Section
 
 EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
-BATCH_BYTES = 300_000  # about 500 chunks: enough to sort by length, little enough for writing to overlap
-MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 
 
@@ -188,18 +187,22 @@ def _update_ledger(
 
 
 def _index(changes: Changes, settings: Settings, store: Store, generation: Generation) -> tuple[int, list[Failure]]:
-    """Runs the job; (chunks written, failures). Raises what Ray raises when it cannot go on."""
+    """Runs the job; (chunks written, failures). Raises DatabaseError, or what Ray raises when it cannot go on."""
     import ray
 
     documents = changes.new + changes.changed
-    batch_size = max(1, min(MAX_BATCH, BATCH_BYTES * len(documents) // max(1, changes.num_bytes)))
     with ray_session(settings.ray), Progress("ingest", len(documents), "documents") as progress:
         total, free = ray.cluster_resources(), ray.available_resources()
         plan = plan_embedding(total.get("CPU", 0), free.get("CPU", 0), total.get("GPU", 0))
+        batch_size = plan_batch(len(documents), changes.num_bytes, plan.num_actors)
         dataset = _dataset(documents, batch_size, plan, settings, generation, store.url)
         num_chunks, failures = 0, []
         try:
             for row in dataset.iter_rows():
+                if row["lost"]:
+                    raise DatabaseError(
+                        f"lost the database: {row['lost']}; run the command again, what was done is kept"
+                    )
                 progress.update(1)
                 num_chunks += row["num_chunks"]
                 if row["error"]:
@@ -291,21 +294,26 @@ class EmbedChunks:
 
 
 def write(batch: Any, url: str, generation: Generation) -> Any:
-    """Puts a batch of documents into the store; a row a document with what was written."""
+    """Puts a batch of documents into the store; a row a document: what was written, or why the database is `lost`."""
     import pyarrow as pa
 
     rows = batch.to_pylist()
-    store = _worker_store(url)
     documents = [_indexed(row, generation.dim) for row in rows if not row["error"]]
-    store.write_documents(generation, documents)
-    store.write_failures(
-        generation,
-        [Failure(r["source"], r["error"], r["content_hash"]) for r in rows if r["error"]],
-    )
+    failures = [Failure(r["source"], r["error"], r["content_hash"]) for r in rows if r["error"]]
+    lost = ""  # a value, since an exception loses its type on its way through Ray Data
+    try:
+        store = _worker_store(url)
+        store.write_documents(generation, documents)
+        store.write_failures(generation, failures)
+    except (psycopg.OperationalError, PoolTimeout) as error:
+        lost = (str(error).strip() or type(error).__name__).splitlines()[0]
     num_chunks = {d.source: len(d.chunks) for d in documents}
     keep = ("source", "error", "content_hash")
     return pa.Table.from_pylist(
-        [{name: row[name] for name in keep} | {"num_chunks": num_chunks.get(row["source"], 0)} for row in rows]
+        [
+            {name: row[name] for name in keep} | {"num_chunks": num_chunks.get(row["source"], 0), "lost": lost}
+            for row in rows
+        ]
     )
 
 

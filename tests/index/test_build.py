@@ -12,7 +12,7 @@ import pytest
 from rag.config import Settings, load_settings
 from rag.errors import IndexMismatch, ResourceError, SourceError
 from rag.index.build import ingest
-from rag.index.cluster import EmbedPlan, plan_embedding
+from rag.index.cluster import EmbedPlan, plan_batch, plan_embedding
 from rag.index.store import Store
 from rag.search.retrieve import open_retriever
 
@@ -165,6 +165,23 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
 def test_a_plan_leaves_room_for_extractors_and_writers(cpus: float, free: float, gpus: float, plan: EmbedPlan) -> None:
     assert plan_embedding(cpus, free, gpus) == plan
     assert plan.num_actors * plan.num_cpus + 0.5 <= free
+
+
+@pytest.mark.parametrize(
+    ("num_documents", "num_bytes", "num_actors", "batch"),
+    [
+        (100, 100_000, 1, 16),  # small: calls of a few chunks would cost more than a kill
+        (4_000, 4_000_000, 1, 50),  # an 80th of the job
+        (4_000, 4_000_000, 4, 16),
+        (1_000_000, 1_000_000_000, 1, 256),
+        (1_000_000, 10_000_000_000, 1, 30),  # 300 KB
+        (100, 100_000_000, 1, 1),
+    ],
+)
+def test_a_batch_is_small_against_the_job_and_against_memory(
+    num_documents: int, num_bytes: int, num_actors: int, batch: int
+) -> None:
+    assert plan_batch(num_documents, num_bytes, num_actors) == batch
 
 
 def test_too_few_free_cpus_are_an_error_and_not_a_hang() -> None:
