@@ -7,8 +7,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP := $(BIN)/python -m pip install --constraint constraints.txt --retries 3
 # The packaged models need no hub; a library that looks for one anyway fails at once instead of waiting.
 export HF_HUB_OFFLINE ?= 1
+BENCHES := bench-ingest bench-reference bench-unchanged bench-memory bench-scaling bench-faults bench-capacity
 
-.PHONY: install demo test lint serve bench clean
+.PHONY: install demo test lint serve bench clean $(BENCHES)
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed  ## the package, in .venv
@@ -27,8 +28,15 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 serve: install  ## answer over HTTP on port 8000 from the demo's collection
 	@$(BIN)/rag serve --collection ray-docs
 
-bench: $(VENV)/.installed-dev  ## speed of ingestion, beside a plain encode of the same chunks
+bench: $(VENV)/.installed-dev  ## the short benchmarks, about 20 minutes on 2 cores: speed, second runs, memory
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/reference.py --chunks 1500 --rounds 2
+	$(BIN)/python benchmarks/unchanged.py
+	$(BIN)/python benchmarks/memory.py --rounds 1
+
+# The long ones: bench-faults 30 to 40 minutes, bench-scaling about 10. ARGS="--runs 3" goes to the script.
+$(BENCHES): bench-%: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,67 @@
+"""One ingestion over several Ray nodes."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag.config import load_settings
+from rag.index.store import Store
+
+NUM_DOCUMENTS = 192
+
+
+@pytest.fixture(scope="module")
+def jobs(home: Path, database_url: str) -> dict[str, Any]:
+    """What two_nodes.py reports."""
+    with tempfile.TemporaryDirectory(prefix="rag-") as work:  # Ray's sockets need a short path
+        documents = Path(work) / "documents"
+        documents.mkdir()
+        for i in range(NUM_DOCUMENTS):
+            (documents / f"{i:03}.md").write_text(
+                f"# Page {i}\n\nFirst words of {i}.\n\n## More\n\nOther words of {i}.\n"
+            )
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(home), str(documents), f"{work}/nodes"],
+            env=os.environ | {"RAY_TMPDIR": work},
+            stdout=subprocess.PIPE,
+            timeout=240,
+            check=True,
+        )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def chunks(collection: str, home: Path, database_url: str) -> list[tuple[str, str, int]]:
+    """(document's source, chunk_id, chunks that the manifest says the document has), of every chunk."""
+    store = Store(database_url)
+    generation = store.live_generation(load_settings(home=home, collection=collection).collection)
+    with store.pool.connection() as conn:
+        rows = conn.execute(
+            "select split_part(c.source, '#', 1), chunk_id, m.num_chunks from chunks c"
+            " left join generation_documents m using (generation_id, doc_id) where generation_id = %s"
+            " order by c.source, start_char",
+            [generation.generation_id],
+        ).fetchall()
+    store.close()
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def test_a_job_uses_every_node(jobs: dict[str, Any], home: Path, database_url: str) -> None:
+    assert len(jobs["nodes"]) == 2
+    assert jobs["whole"]["documents"]["new"] == NUM_DOCUMENTS
+    assert len(chunks("two-nodes", home, database_url)) == 2 * NUM_DOCUMENTS
+
+
+def test_a_node_that_dies_in_a_job_costs_nothing_and_doubles_nothing(
+    jobs: dict[str, Any], home: Path, database_url: str
+) -> None:
+    assert 0 < jobs["killed_at"] < NUM_DOCUMENTS
+    found = chunks("one-node-dies", home, database_url)
+    assert found == chunks("two-nodes", home, database_url)
+    assert {num_chunks for _, _, num_chunks in found} == {2}
+    assert jobs["crippled"]["documents"]["new"] == NUM_DOCUMENTS
