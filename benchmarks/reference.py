@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from rag.config import Settings, load_settings
+from rag.index.cluster import QUIET_RAY
 from rag.index.database import open_database
 from rag.index.server import EmbeddedServer
 from rag.ingest.chunks import chunk_section
@@ -157,7 +158,9 @@ def copy_pages(source: Path, folder: Path, num_chunks: int) -> int:
 
 def seconds_and_chunks(command: list[str], env: dict[str, str]) -> tuple[float, int]:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, *command], env=os.environ | env, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, *command], env=QUIET_RAY | os.environ | env, stdout=subprocess.PIPE, check=True
+    )
     return time.perf_counter() - started, json.loads(done.stdout.splitlines()[-1])["chunks_written"]
 
 

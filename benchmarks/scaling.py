@@ -11,12 +11,13 @@ workers busy. What it cannot show is the network, and the disks and CPUs of sepa
 A worker takes 1 s for a batch of 16 chunks. The real work for a chunk, all processes together, is a few milliseconds
 of CPU: at 32 workers (512 chunks/s) two cores have about 4 ms for a chunk, and it is the machine that is measured.
 
-Work grows with the workers, `--batches` for each. The clock runs from the first written document to the last, start-up
-excluded (it is sequential here, and parallel on real nodes) and the idle end included.
-efficiency(n) = throughput(n) / (n * throughput(1)).
+Work grows with the workers, `--batches` for each. The clock runs from the first fifth of the documents to the last one:
+start-up is excluded (it is sequential here, and parallel on real nodes), the idle end is included.
+efficiency(n) = throughput(n) / (n * throughput(1)); `of ideal` is throughput(n) / (16 n), the most they can do.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from corpus import write_documents
 
 from rag.config import EmbedConfig, load_settings
@@ -61,8 +63,17 @@ class FixedTimeEmbedChunks:
         )
 
 
+def cpu_seconds() -> float:
+    """What this process and its descendants (raylets, workers) have used; PostgreSQL is not among them."""
+    used = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            used += sum(process.cpu_times()[:2])
+    return used
+
+
 def measure(num_workers: int, documents: Path, home: Path) -> dict[str, float]:
-    """One job on a cluster of its own: chunks/s between the first and the last written document."""
+    """One job on a cluster of its own: chunks/s once it runs."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -80,11 +91,13 @@ def measure(num_workers: int, documents: Path, home: Path) -> dict[str, float]:
         ray.data.DataContext.get_current().wait_for_min_actors_s = 600  # the clock starts when all can work
         refs = list(build.list_sources([str(documents)]).documents.values())
         plan = EmbedPlan(num_workers, 1, 0, 1)
-        started = time.monotonic()
-        times = []
+        started, warm = time.monotonic(), len(refs) // 5
+        times, cpu = list[float](), list[float]()
         for row in build._dataset(refs, BATCH, plan, settings, generation, store.url).iter_rows():
             assert not row["error"], row
             times.append(time.monotonic())
+            if len(times) in (warm, len(refs)):
+                cpu.append(cpu_seconds())
         assert store.counts(generation)["documents"] == len(refs)
     finally:
         store.close()
@@ -95,7 +108,9 @@ def measure(num_workers: int, documents: Path, home: Path) -> dict[str, float]:
         "nodes": num_nodes,
         "chunks": len(refs),
         "start_s": times[0] - started,
-        "chunks_per_s": (len(times) - BATCH) / (times[-1] - times[0]),
+        "chunks_per_s": (len(times) - warm) / (times[-1] - times[warm - 1]),
+        "cpu_ms": 1000 * (cpu[1] - cpu[0]) / (len(times) - warm),
+        "cores": (cpu[1] - cpu[0]) / (times[-1] - times[warm - 1]),
     }
 
 
@@ -108,11 +123,12 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.workers[0], *args.measure)))
         return
-    print("workers  nodes  chunks  start s  chunks/s  efficiency", flush=True)
+    print("workers  nodes  chunks  start s  chunks/s  of ideal  efficiency  CPU ms/chunk  cores used", flush=True)
     single = 0.0
     with tempfile.TemporaryDirectory(prefix="rag-") as work:
         home = Path(work) / "home"
         env = QUIET_RAY | os.environ | {"RAY_TMPDIR": work}  # the cluster's address file must not meet another Ray
+        env.pop("RAY_BACKEND_LOG_LEVEL")  # Ray would announce it
         try:
             for num_workers in args.workers:
                 documents = Path(work) / f"{num_workers}"
@@ -133,7 +149,8 @@ def main() -> None:
                 missed = "  MISSED" if num_workers <= TARGET_WORKERS and efficiency < TARGET else ""
                 print(
                     f"{num_workers:7} {found['nodes']:6} {found['chunks']:7} {found['start_s']:8.1f}"
-                    f" {found['chunks_per_s']:9.1f} {efficiency:11.2f}{missed}",
+                    f" {found['chunks_per_s']:9.1f} {found['chunks_per_s'] / BATCH / num_workers:9.2f}"
+                    f" {efficiency:11.2f} {found['cpu_ms']:13.1f} {found['cores']:11.2f}{missed}",
                     flush=True,
                 )
         finally:
