@@ -33,6 +33,10 @@ class ChunkConfig(_Part):
         return self
 
 
+class IngestConfig(_Part):
+    deduplicate: bool = Field(False, description="leave out identical documents, hide near copies of chunks")
+
+
 class EmbedConfig(_Part):
     model: str = Field("all-MiniLM-L6-v2", description="packaged name, local folder or hub id")
     precision: str = Field("auto", pattern="^(auto|fp32|bf16|fp16|openvino)$", description="auto measures")
@@ -59,6 +63,7 @@ class LLMConfig(_Part):
 class RayConfig(_Part):
     address: str = Field("local", description="`local` starts Ray here; `auto` or ray://… joins a cluster")
     num_cpus: int | None = Field(None, ge=1, description="CPUs for a local Ray; all by default")
+    shared_files: bool = Field(False, description="all machines read the same paths, so no file is sent to them")
 
 
 class ServeConfig(_Part):
@@ -78,6 +83,7 @@ class Settings(BaseSettings):
     home: Path = Field(Path("~/.rag"), validate_default=True, description="embedded server, caches")
     database_url: SecretStr | None = Field(None, description="any PostgreSQL with pgvector >= 0.8.4")
     collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    ingest: IngestConfig = IngestConfig()
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
     search: SearchConfig = SearchConfig()

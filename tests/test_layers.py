@@ -16,7 +16,7 @@ LAYERS = [
     {"train", "serve"},
     {"demo", "cli"},
 ]
-RAY_LIVES_IN = {"index/cluster.py", "index/build.py", "evaluate/experiment.py"}
+RAY_LIVES_IN = {"index/cluster.py", "index/job.py", "evaluate/experiment.py"}
 
 
 def imports(path: Path) -> set[str]:

@@ -54,7 +54,7 @@ def nearest(
         "embedding <#> %(query)s" if exact else "embedding::halfvec({0}) <#> %(query)s::halfvec({0})"
     ).format(sql.Literal(generation.dim))
     statement = sql.SQL(
-        "with nearest as materialized (select * from {} order by {} limit %(k)s)"
+        "with nearest as materialized (select * from {} where not is_duplicate order by {} limit %(k)s)"
         " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char"
         " from nearest"
     ).format(generation.table, distance)

@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from rag.errors import ExtractionError, SourceError
 from rag.ingest.python_api import list_python_objects
@@ -34,7 +35,7 @@ def list_documents(source: str) -> Iterator[DocumentRef]:
     """The documents of a folder, a file or an installed package (`python:ray.data`), in a fixed order."""
     if source.startswith("python:"):
         return list_python_objects(source.removeprefix("python:"))
-    if REMOTE.match(source):
+    if REMOTE.match(source) and not source.startswith("file://"):
         raise SourceError(
             f"{source}: not supported yet; expected a folder, a file ({SUPPORTED}) or python:<package>;"
             " download it first and pass the folder"
@@ -84,6 +85,8 @@ def read_document(ref: DocumentRef) -> Document:
 
 def _absolute(source: str) -> Path:
     """Symlinks are kept: the name the user gave is the one that is cited."""
+    if source.startswith("file://"):
+        source = unquote(urlsplit(source).path)
     return Path(os.path.abspath(source))
 
 
