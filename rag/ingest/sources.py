@@ -11,22 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rag.errors import ExtractionError, SourceError
+from rag.ingest.mimes import SUPPORTED, mime_of
 from rag.ingest.python_api import list_python_objects
 from rag.records import Document, DocumentRef
 
-MIME_OF_SUFFIX = {
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".xhtml": "text/html",
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-    ".rst": "text/x-rst",
-    ".txt": "text/plain",
-    ".text": "text/plain",
-}
-SUPPORTED = " ".join(MIME_OF_SUFFIX)
 SKIPPED_FOLDERS = {"node_modules", "__pycache__"}  # hidden ones, .git among them, are skipped as well
-SPHINX_INDEX, SPHINX_COPIES = "objects.inv", {"_sources"}  # built documentation keeps a copy of each page's source
+SPHINX_INDEX, SPHINX_COPIES = "objects.inv", {"_sources", "_static"}  # not pages: copies of their sources, scripts
 MAX_DOCUMENT_BYTES = 64 * 2**20
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|git\+|git@")
 
@@ -47,7 +37,7 @@ def list_documents(source: str) -> Iterator[DocumentRef]:
         return _list_folder(path)
     if not os.path.exists(path):
         raise SourceError(f"{path}: expected a folder or a file, found nothing; check the path")
-    if path.suffix.lower() not in MIME_OF_SUFFIX:
+    if not mime_of(path.name):
         found = f"found {path.suffix!r}, which is not supported yet" if path.suffix else "found no suffix"
         raise SourceError(f"{path}: expected one of {SUPPORTED}, {found}; convert the file first")
     return iter([_file_ref(path)])
@@ -116,7 +106,7 @@ def _walk_folder(folder: Path) -> Iterator[DocumentRef]:
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in skipped)
         for name in sorted(names):
             path = Path(here, name)
-            if name[0] != "." and path.suffix.lower() in MIME_OF_SUFFIX:
+            if name[0] != "." and mime_of(name):
                 yield _file_ref(path)
 
 
@@ -126,4 +116,4 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _file_ref(path: Path) -> DocumentRef:
-    return DocumentRef(path.as_uri(), MIME_OF_SUFFIX[path.suffix.lower()], path=str(path))
+    return DocumentRef(path.as_uri(), mime_of(path.name), path=str(path))
