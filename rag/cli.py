@@ -1,47 +1,28 @@
 """`rag …`: parse, load the configuration, call one function, print. Results on standard output, the rest on error."""
 
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from rag import __version__
-from rag.config import Settings, load_settings
+from rag.cli_db import db
 from rag.errors import ConfigError, RagError
+from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
-db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database: embedded, or DATABASE_URL.")
 app.add_typer(db, name="db")
 
-out = Console(highlight=False, soft_wrap=True)
-
-Collection = Annotated[str | None, typer.Option("--collection", "-c", help="Which corpus. [default: default]")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 LLMName = Annotated[
     str | None, typer.Option("--llm", help="A model's name, a .gguf file, or `extractive` for quotes only.")
 ]
-
-
-def settings_for(collection: str | None = None, **parts: dict[str, Any] | None) -> Settings:
-    """The resolved settings with the flags that were given."""
-    overrides: dict[str, Any] = {}
-    for name, part in parts.items():
-        given = {key: value for key, value in (part or {}).items() if value is not None}
-        if given:
-            overrides[name] = given
-    if collection is not None:
-        overrides["collection"] = collection
-    return load_settings(**overrides)
 
 
 @app.callback(invoke_without_command=True)
@@ -250,61 +231,6 @@ def serve(
     from rag.serve.app import run
 
     run(settings_for(collection, serve={"host": host, "port": port}, llm={"name": llm}))
-
-
-@db.command()
-def start() -> None:
-    """Start the embedded server where it does not run, and migrate."""
-    url()
-
-
-@db.command()
-def stop() -> None:
-    """Stop the embedded server."""
-    from rag.index.server import EmbeddedServer
-
-    settings = settings_for()
-    if settings.database_url is not None:
-        raise ConfigError("DATABASE_URL names a server that is not ours to stop; unset it to mean the embedded one")
-    print("stopped" if EmbeddedServer(settings.home).stop() else "not running")
-
-
-@db.command()
-def url() -> None:
-    """Print the database's URL (no password), for psql and other tools; starts and migrates it."""
-    from rag.index.database import open_database, without_password
-
-    print(without_password(open_database(settings_for())))
-
-
-@db.command()
-def migrate() -> None:
-    """Apply the migrations that are missing."""
-    from rag.index.database import migrate as run
-    from rag.index.database import without_password
-    from rag.index.server import EmbeddedServer
-
-    settings = settings_for()
-    secret = settings.database_url
-    where = secret.get_secret_value() if secret else EmbeddedServer(settings.home).start()
-    applied = run(where)
-    print(f"{without_password(where)}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))
-
-
-@contextmanager
-def open_store(settings: Settings) -> Iterator[Any]:
-    from rag.index.database import open_database
-    from rag.index.store import Store
-
-    store = Store(open_database(settings))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
 
 
 def run_command(command: Callable[[], Any]) -> int:

@@ -17,6 +17,8 @@ from pydantic_settings import (
 
 from rag.errors import ConfigError
 
+COLLECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,7 +84,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("~/.rag"), validate_default=True, description="embedded server, caches")
     database_url: SecretStr | None = Field(None, description="any PostgreSQL with pgvector >= 0.8.4")
-    collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    collection: str = Field("default", pattern=COLLECTION_NAME)
     ingest: IngestConfig = IngestConfig()
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
