@@ -110,11 +110,12 @@ class PublicClient:
             raise FetchError(f"{host}: resolves to something that is no address") from None
         if not addresses:
             raise FetchError(f"{host}: no such host", is_temporary=True)
+        name = f"[{host}]" if ":" in host else host
         for address in addresses:
-            if not self._is_allowed(address, f"[{host}]" if ":" in host else host, port):
+            if not self._is_allowed(address, name, port):
                 raise FetchError(
-                    f"{host} is at {address}: expected a public address; if it may be read, put"
-                    f" {host}:{port} in web.allow_private"
+                    f"{name} is at {address}: expected a public address; if it may be read, put"
+                    f" {name}:{port} in web.allow_private"
                 )
         return [str(address) for address in addresses]
 

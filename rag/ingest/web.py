@@ -16,20 +16,11 @@ from rag.config import WebConfig
 from rag.errors import ExtractionError, SourceError
 from rag.ingest.extract import decode
 from rag.ingest.html import refuse_depth
-from rag.ingest.public_net import FetchError, PublicClient, Reply, gunzip
+from rag.ingest.public_net import FetchError, PublicClient, gunzip
 from rag.ingest.site_cache import Entry, SiteCache, cached_root
-from rag.ingest.urls import canonical_url, folder_of, is_below, join_url, origin_of, shown, split_host
-from rag.ingest.visitor import REDIRECTS, Visitor
-from rag.ingest.web_page import (
-    PageLinks,
-    has_asset_suffix,
-    is_asset,
-    is_supported,
-    page_mime,
-    read_links,
-    read_sitemap,
-    with_charset,
-)
+from rag.ingest.urls import canonical_url, folder_of, is_below, join_url, origin_of, split_host
+from rag.ingest.web_fetch import Fetcher
+from rag.ingest.web_page import PageLinks, has_asset_suffix, page_mime, read_links, read_sitemap
 from rag.progress import Progress
 from rag.records import DocumentRef
 
@@ -37,10 +28,7 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
 MAX_PARAMETERS = 8  # of a query string; filters and calendars combine them without end
-MAX_FAILURES_IN_A_ROW = 10  # then the site is down, and what it did not show is not gone
 MAX_SITEMAPS = 50
-GONE = {404, 410}
-FOR_NOW = {408, 425, 429}  # besides 5xx
 NO_LINKS = PageLinks((), None, is_noindex=False, is_nofollow=False)
 
 
@@ -67,19 +55,19 @@ def site_root(url: str, folder: Path) -> str:
 
 
 class _Site:
-    """One crawl. `seen` are the URLs that were queued or visited."""
+    """One crawl. Of the URLs `seen`, some wait in the queue, the others were `visited`, and some of these `listed`."""
 
     def __init__(self, config: WebConfig, cache: SiteCache, client: PublicClient) -> None:
         self.config, self.cache, self.client = config, cache, client
-        self.visitor = Visitor(client, config)
+        self.fetcher = Fetcher(config, cache, client)
         self.root = ""  # known when the start page's redirects are
         self.seen: set[str] = set()
         self.queue: deque[tuple[str, int]] = deque()  # URL, depth
+        self.visited: set[str] = set()
+        self.listed: set[str] = set()
         self.preferred: set[str] = set()  # named as canonical by some page
-        self.sitemaps: set[str] = set()
-        self.too_deep: set[str] = set()
-        self.stale: dict[str, str] = {}  # pages listed from the cache, and why
-        self.num_in_a_row = 0
+        self.gave_way: dict[str, Entry] = {}  # canonical URL, not visited yet -> the page that named it
+        self.limits_hit: dict[str, None] = {}
 
     def documents(self, start: str, progress: Progress) -> Iterator[DocumentRef]:
         entry = self._enter(start)
@@ -87,37 +75,36 @@ class _Site:
         yield from self._read(entry, 0)
         for place in self._sitemap_pages():
             self._enqueue(place, 1)
-        num_visited = 1
-        while self.queue and num_visited < self.config.max_pages:
+        while self.queue and len(self.visited) < self.config.max_pages:
             url, depth = self.queue.popleft()
-            num_visited += 1
+            yield from self._visit(url, depth)
             progress.update(1)
-            try:
-                page = self._load(url)
-            except FetchError as error:
-                yield DocumentRef(url, page_mime("", url) or "text/html", error=str(error))
-                continue
-            if page:
-                yield from self._read(page, depth)
+        yield from map(_document, self.gave_way.values())
         self._report()
 
+    def _visit(self, url: str, depth: int) -> Iterator[DocumentRef]:
+        self.visited.add(url)
+        gave_way, page = self.gave_way.pop(url, None), None
+        try:
+            page = self._load(url)
+        except FetchError as error:
+            yield DocumentRef(url, page_mime("", url) or "text/html", error=str(error))
+        if page:
+            yield from self._read(page, depth)
+        elif gave_way:  # for nothing: some sites redirect the canonical page to the one that names it
+            yield _document(gave_way)
+
     def _report(self) -> None:
-        if self.queue or self.too_deep:
-            logger.warning(
-                "%s: crawl cut short, %d linked pages beyond max_pages=%d and %d beyond max_depth=%d were not visited;"
-                " raise web.max_pages or web.max_depth",
-                self.root,
-                len(self.queue),
-                self.config.max_pages,
-                len(self.too_deep),
-                self.config.max_depth,
-            )
-        if self.stale:
-            url, reason = next(iter(self.stale.items()))
+        if self.limits_hit:
+            limits = " and ".join(self.limits_hit)
+            logger.warning("%s: crawl cut short: linked pages beyond web.%s were not visited", self.root, limits)
+        stale = self.fetcher.stale
+        if stale:
+            url, reason = next(iter(stale.items()))
             logger.warning(
                 "%s: %d pages failed for now and are used as last fetched; the first is %s: %s",
                 self.root,
-                len(self.stale),
+                len(stale),
                 url,
                 reason,
             )
@@ -125,6 +112,7 @@ class _Site:
     def _enter(self, start: str) -> Entry:
         """The start page, after its redirects, which say where the site is. Only this page may lead elsewhere."""
         self.seen.add(start)
+        self.visited.add(start)
         try:
             entry = self._load(start)
         except FetchError as error:
@@ -134,8 +122,8 @@ class _Site:
                 f"{start}: expected a page that crawlers may read, found none (robots.txt forbids it, it is gone,"
                 " or it is no document); start at another page"
             )
-        if self.stale:
-            raise SourceError(f"{start}: expected a page, found: {self.stale.popitem()[1]}; try again later")
+        if self.fetcher.stale:
+            raise SourceError(f"{start}: expected a page, found: {self.fetcher.stale[entry.url]}; try again later")
         folder = folder_of(start)
         moved = origin_of(entry.url) + folder[len(origin_of(start)) :]
         self.root = moved if is_below(entry.url, moved) else folder_of(entry.url)
@@ -148,28 +136,34 @@ class _Site:
         if not found.is_nofollow:
             for link in found.links:
                 self._enqueue(link, depth + 1)
-        if not found.is_noindex and not self._yields_to(entry.url, found.canonical, depth):
-            yield DocumentRef(entry.url, entry.mime, path=entry.path)
+        if not found.is_noindex and not self._yields_to(entry, found.canonical, depth):
+            self.listed.add(entry.url)
+            yield _document(entry)
 
     def _enqueue(self, url: str, depth: int) -> None:
         if url in self.seen or not self._is_ours(url):
             return
         if depth > self.config.max_depth:
-            self.too_deep.add(url)
-            return
-        self.seen.add(url)
-        self.queue.append((url, depth))
+            self.limits_hit[f"max_depth={self.config.max_depth}"] = None
+        elif len(self.visited) + len(self.queue) >= self.config.max_pages:  # its turn would never come
+            self.limits_hit[f"max_pages={self.config.max_pages}"] = None
+        else:
+            self.seen.add(url)
+            self.queue.append((url, depth))
 
     def _is_ours(self, url: str) -> bool:
         if not is_below(url, self.root) or has_asset_suffix(url):
             return False
-        return urlsplit(url).query.count("&") < MAX_PARAMETERS and self.visitor.may_visit(url)
+        return urlsplit(url).query.count("&") < MAX_PARAMETERS and self.fetcher.visitor.may_visit(url)
 
-    def _yields_to(self, url: str, canonical: str | None, depth: int) -> bool:
+    def _yields_to(self, entry: Entry, canonical: str | None, depth: int) -> bool:
         """Whether another page stands for this one. Two that name each other do not both give way."""
-        if canonical is None or canonical == url or url in self.preferred or not self._is_ours(canonical):
+        if canonical is None or canonical == entry.url or entry.url in self.preferred or not self._is_ours(canonical):
             return False
+        if canonical in self.listed or canonical in self.visited:
+            return canonical in self.listed
         self.preferred.add(canonical)
+        self.gave_way.setdefault(canonical, entry)
         if canonical not in self.seen:
             self.seen.add(canonical)
             self.queue.appendleft((canonical, depth))
@@ -179,7 +173,7 @@ class _Site:
         """The page at `url` or where it redirects to; None where that is none of ours, or listed already."""
         trail = [url]
         while True:
-            found = self._fetch(trail[-1])
+            found = self.fetcher.fetch(trail[-1])
             if not isinstance(found, str):
                 return found
             if found in trail:
@@ -204,77 +198,14 @@ class _Site:
             if not error.is_temporary:
                 raise FetchError(f"redirects to {url}; {error}") from None
 
-    def _fetch(self, url: str) -> Entry | str | None:
-        """The page, from the site or the cache; or where it redirects to; or None: forbidden, gone, no document.
-
-        A page that fails for now is its cached self: an index that is built anew must not lose it, its links lead to
-        other pages, and the report warns. Where there is none, the failure goes to the ledger.
-        """
-        if not self.visitor.may_visit(url):
-            return None
-        entry = self.cache.entry(url)
-        if entry and entry.is_fresh:
-            return entry
-        conditions = entry.conditions if entry else {}
-        try:
-            reply = self.visitor.get(url, conditions, lambda kind: self._is_wanted(kind, url))
-            return self._judge(url, entry, reply)
-        except FetchError as error:
-            if not error.is_temporary:
-                self.num_in_a_row = 0
-                raise
-            self._count_failure(error)
-            if entry is None:
-                raise
-            self.stale[url] = str(error)
-            return entry
-
-    def _judge(self, url: str, entry: Entry | None, reply: Reply) -> Entry | str | None:
-        if reply.status >= 500 or reply.status in FOR_NOW:
-            raise FetchError(reply.reason, is_temporary=True)
-        self.num_in_a_row = 0
-        if reply.status == 200:
-            return self._keep(url, reply)
-        if reply.status == 304 and entry:
-            return self.cache.confirm(entry)
-        if reply.status in REDIRECTS:
-            self.cache.forget(url)
-            return _target(url, reply.headers.get("location", ""))
-        if reply.status in GONE and self.cache.was_here(url):  # vanished; else a broken link, for the ledger
-            self.cache.mark_gone(url)
-            return None
-        raise FetchError(reply.reason)
-
-    def _is_wanted(self, kind: str, url: str) -> bool:
-        return url in self.sitemaps or is_supported(page_mime(kind, url))
-
-    def _keep(self, url: str, reply: Reply) -> Entry | None:
-        kind = reply.headers.get("content-type", "")
-        mime = page_mime(kind, url)
-        if self._is_wanted(kind, url):
-            body = reply.body if url in self.sitemaps else with_charset(reply.body, kind, mime)
-            return self.cache.keep(url, body, mime, dict(reply.headers))
-        self.cache.forget(url)
-        if is_asset(mime):
-            return None
-        raise FetchError(f"expected a document of a supported type, found {mime[:100] or 'no content type'}")
-
-    def _count_failure(self, error: FetchError) -> None:
-        self.num_in_a_row += 1
-        if self.num_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            raise SourceError(
-                f"{self.root}: expected pages, found {self.num_in_a_row} failures in a row, the last: {error};"
-                " run again later, what was fetched is kept"
-            ) from None
-
     def _sitemap_pages(self) -> list[str]:
         """Pages named in the site's sitemaps, about as many as may be visited."""
-        waiting, pages = deque(self.visitor.sitemaps(self.root)), dict[str, None]()
-        while waiting and len(self.sitemaps) < MAX_SITEMAPS and len(pages) < self.config.max_pages:
+        waiting, done, pages = deque(self.fetcher.visitor.sitemaps(self.root)), set[str](), dict[str, None]()
+        while waiting and len(done) < MAX_SITEMAPS and len(pages) < self.config.max_pages:
             url = waiting.popleft()
-            if url in self.sitemaps or origin_of(url) != origin_of(self.root):
+            if url in done or origin_of(url) != origin_of(self.root):
                 continue
-            self.sitemaps.add(url)
+            done.add(url)
             self.seen.add(url)
             try:
                 places, is_index = self._sitemap(url)
@@ -290,11 +221,15 @@ class _Site:
 
     def _sitemap(self, url: str) -> tuple[list[str], bool]:
         """Fetched and cached as a page is, so what only a sitemap leads to does not vanish while that fails."""
-        found = self._fetch(url)
+        found = self.fetcher.fetch(url, is_sitemap=True)
         if found is None or isinstance(found, str):
             return ([found] if found else []), True  # redirected: one more to read
         content = Path(found.path).read_bytes()
         return read_sitemap(gunzip([content], self.config.max_bytes) if content.startswith(b"\x1f\x8b") else content)
+
+
+def _document(entry: Entry) -> DocumentRef:
+    return DocumentRef(entry.url, entry.mime, path=entry.path)
 
 
 def _links_of(entry: Entry) -> PageLinks:
@@ -304,12 +239,3 @@ def _links_of(entry: Entry) -> PageLinks:
     except ExtractionError:  # its reason reaches the ledger when the document is read
         return NO_LINKS
     return read_links(text, entry.url, entry.robots)
-
-
-def _target(url: str, location: str) -> str:
-    target = join_url(url, location) if location else None
-    if target is None:
-        raise FetchError(f"redirects to {shown(location) or 'nowhere'}: expected a web page")
-    if url.startswith("https:") and target.startswith("http:"):
-        raise FetchError(f"redirects to {target}: expected to stay with https")
-    return target

@@ -7,6 +7,7 @@ import codecs
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,7 @@ ASSET_SUFFIX = re.compile(
     re.IGNORECASE,
 )
 CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([\w.:+-]{1,40})", re.IGNORECASE)
+REFRESH = re.compile(r"url\s*=\s*[\"']?([^\"']+)", re.IGNORECASE)
 LATIN = {"iso8859-1", "ascii", "cp1252"}  # what servers claim of everything when nobody told them
 # Encodings of Python that no page has, some with a decoder slow enough to stop a crawl.
 NOT_OF_PAGES = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined"}
@@ -100,12 +102,15 @@ def read_links(text: str, url: str, robots: str = "") -> PageLinks:
 
     tree = LexborHTMLParser(text)
     base, canonical, wishes = url, None, robots
-    for node in tree.css("base[href], meta[name], link[rel]"):
+    refreshed: list[str] = []
+    for node in tree.css("base[href], meta[content], link[rel]"):
         attributes = node.attributes
         if node.tag == "base" and base == url:
             base = join_url(url, attributes.get("href") or "") or url
         elif node.tag == "meta" and (attributes.get("name") or "").strip().lower() == "robots":
             wishes += f",{attributes.get('content') or ''}"
+        elif node.tag == "meta" and (attributes.get("http-equiv") or "").strip().lower() == "refresh":
+            refreshed += REFRESH.findall(attributes.get("content") or "")
         elif node.tag == "link" and canonical is None and "canonical" in _rel(attributes.get("rel")):
             canonical = attributes.get("href")
     words = {word.strip() for word in wishes.lower().split(",")}
@@ -115,7 +120,7 @@ def read_links(text: str, url: str, robots: str = "") -> PageLinks:
         if "nofollow" not in _rel(node.attributes.get("rel"))
     )
     return PageLinks(
-        _joined(base, hrefs),
+        _joined(base, chain(refreshed, hrefs)),
         join_url(base, canonical) if canonical else None,
         is_noindex=bool(words & {"noindex", "none"}),
         is_nofollow=bool(words & {"nofollow", "none"}),

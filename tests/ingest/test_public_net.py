@@ -289,7 +289,7 @@ def test_a_server_that_sends_a_byte_now_and_then_does_not_outlast_the_deadline(h
     started = time.monotonic()
     with pytest.raises(FetchError, match="no whole reply in 0.5 s") as caught:
         fetch_raw(slowly(head), timeout_s=0.5)
-    assert caught.value.is_temporary and time.monotonic() - started < 2
+    assert caught.value.is_temporary and time.monotonic() - started < 5
 
 
 def test_a_bomb_is_cut_off_while_it_is_decompressed():
