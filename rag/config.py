@@ -3,11 +3,13 @@
 A stage gets only its part: `chunk_section(section, settings.chunk)`.
 """
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -50,6 +52,31 @@ class SearchConfig(_Part):
     ef_search: int = Field(100, ge=1, le=1000, description="HNSW candidates; more is slower and more exact")
 
 
+class WebConfig(_Part):
+    """How `rag ingest https://…` crawls a site."""
+
+    max_pages: int = Field(1000, ge=1, le=1_000_000, description="URLs visited, at most")
+    max_depth: int = Field(10, ge=0, le=1000, description="links away from the start page, at most")
+    delay_s: float = Field(0.2, ge=0, le=60, description="between requests; a longer Crawl-delay is respected")
+    timeout_s: float = Field(30.0, gt=0, description="for one whole reply")
+    max_retries: int = Field(3, ge=0, le=10, description="after no reply, 429, 502, 503, 504")
+    max_bytes: int = Field(20 * 2**20, ge=1024, description="in a page, also after decompression")
+    user_agent: str = Field("rag-crawler", pattern=r"^[\x21-\x7e][\x20-\x7e]*$", description="also for robots.txt")
+    allow_private: tuple[str, ...] = Field(
+        (), description="hosts that need not be public: wiki.internal, 127.0.0.1:8123, [::1]:80, 10.1.0.0/16"
+    )
+
+    @field_validator("allow_private")
+    @classmethod
+    def _are_hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            if "/" in entry:
+                ipaddress.ip_network(entry)
+            elif not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", entry):
+                raise ValueError(f"expected host, host:port or a network such as 10.1.0.0/16, found {entry!r}")
+        return entries
+
+
 class LLMConfig(_Part):
     name: str = Field("SmolLM2-135M-Instruct", description="local model, `extractive`, or an endpoint's model")
     base_url: str | None = Field(None, description="an OpenAI-compatible endpoint")
@@ -89,6 +116,7 @@ class Settings(BaseSettings):
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
     search: SearchConfig = SearchConfig()
+    web: WebConfig = WebConfig()
     llm: LLMConfig = LLMConfig()
     ray: RayConfig = RayConfig()
     serve: ServeConfig = ServeConfig()
