@@ -13,6 +13,8 @@ from rag.errors import DatabaseError
 from rag.index.store import Generation, Store, scalar
 from rag.records import to_json
 
+INGEST_LOCK = 4  # class of advisory locks; 1 and 2 are the store's, 3 is that of loads
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -44,7 +46,7 @@ def only_one(store: Store, collection_id: int, collection: str) -> Iterator[None
     Raises DatabaseError where another run has it.
     """
     with psycopg.connect(store.url, autocommit=True) as conn:
-        if not scalar(conn, "select pg_try_advisory_lock(%s, %s)", [3, collection_id]):
+        if not scalar(conn, "select pg_try_advisory_lock(%s, %s)", [INGEST_LOCK, collection_id]):
             raise DatabaseError(
                 f"another ingestion into {collection!r} is running; wait for its end, or use another --collection"
             )

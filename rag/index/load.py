@@ -45,9 +45,7 @@ JSONB_VERSION = b"\x01"  # leads jsonb's binary form; the rest is its text
 
 _CHUNKS_TABLE = """
     create table {table} (
-        generation_id integer not null, chunk_id text not null, doc_id text not null, section_id text not null,
-        source text not null, title text not null, text text not null, start_char integer not null,
-        end_char integer not null, embedding vector not null,
+        like chunks including defaults,
         check (vector_dims(embedding) = {dim}), constraint attached check (generation_id = {generation_id})
     )
 """

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from rag.ingest.mimes import MIME_OF_SUFFIX
 from rag.ingest.urls import join_url
 
 ALIASES = {
@@ -56,8 +57,6 @@ def has_asset_suffix(url: str) -> bool:
 
 def page_mime(content_type: str, url: str) -> str:
     """The type to read a page as: the server's word, the suffix's where the server has none or a vague one."""
-    from rag.ingest.sources import MIME_OF_SUFFIX  # in here: that module reads websites through this one
-
     mime = content_type.partition(";")[0].strip().lower()
     mime = ALIASES.get(mime, mime)
     by_suffix = MIME_OF_SUFFIX.get(PurePosixPath(unquote(urlsplit(url).path)).suffix.lower(), "")
@@ -69,9 +68,7 @@ def page_mime(content_type: str, url: str) -> str:
 
 
 def is_supported(mime: str) -> bool:
-    from rag.ingest.sources import MIME_OF_SUFFIX
-
-    return mime == "application/pdf" or mime in MIME_OF_SUFFIX.values()
+    return mime in MIME_OF_SUFFIX.values()
 
 
 def is_asset(mime: str) -> bool:

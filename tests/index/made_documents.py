@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from rag.index.store import Failure, Generation, IndexedDocument, Store
+from rag.index.ledger import Failure, write_failures
+from rag.index.store import Generation, IndexedDocument, Store
 from rag.records import Chunk, Section
 
 DIM = 8
@@ -55,7 +56,7 @@ def make_collection(store: Store, name: str, sizes: list[int], version: str = "v
     """A live generation of documents `file:///{name}/0`, … with that many chunks each, and one ledger entry."""
     generation = store.ensure_generation(name, CONFIG, FINGERPRINT, DIM)
     store.write_documents(generation, [document(f"file:///{name}/{i}", n, version) for i, n in enumerate(sizes)])
-    store.write_failures(generation, [Failure(f"file:///{name}/bad", "no text", "h")])
+    write_failures(store, generation, [Failure(f"file:///{name}/bad", "no text", "h")])
     store.activate(generation, {"note": "made"})
     return store.live_generation(name)
 
