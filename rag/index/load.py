@@ -43,9 +43,12 @@ LOAD_LOCK = 3  # class of advisory locks; 1 and 2 are the store's
 DROP_WAIT = "2s"  # for readers of a replaced generation; what is still read then goes at the next load
 JSONB_VERSION = b"\x01"  # leads jsonb's binary form; the rest is its text
 
+# Not `like chunks`: that holds a lock which whoever starts another generation would wait for.
 _CHUNKS_TABLE = """
     create table {table} (
-        like chunks including defaults,
+        generation_id integer not null, chunk_id text not null, doc_id text not null, section_id text not null,
+        source text not null, title text not null, text text not null, start_char integer not null,
+        end_char integer not null, embedding vector not null, is_duplicate boolean not null default false,
         check (vector_dims(embedding) = {dim}), constraint attached check (generation_id = {generation_id})
     )
 """

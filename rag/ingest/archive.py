@@ -9,6 +9,7 @@ import posixpath
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -110,6 +111,7 @@ def parse_xml(content: bytes, name: str) -> Element:
         raise ExtractionError(f"damaged {name}: {error}") from None
 
 
+@lru_cache(1024)
 def _local(name: str) -> str:
     uri, _, local = name.rpartition(" ")
     return f"r:{local}" if uri.endswith("/relationships") else local

@@ -165,7 +165,8 @@ class _Reader:
     def _properties(self, paragraph: Element) -> tuple[str, int | None, str, int]:
         """(style name, outline level, list, level in the list): the paragraph's own or else its style's."""
         own = paragraph.find("pPr")
-        own = Element("pPr") if own is None else own
+        if own is None:
+            return "", None, "", 0
         style_id = _value(own, "pStyle") or ""
         style = self.styles.get(style_id)
         chain = list(self._chain(style_id))
@@ -198,7 +199,7 @@ class _Reader:
         counts = self.numbers.setdefault(list_id, [0] * NUM_LEVELS)
         counts[level] += 1
         counts[level + 1 :] = [0] * (NUM_LEVELS - level - 1)
-        kind = self.formats.get((list_id, level), "bullet")
+        kind = self.formats.get(list_id, {}).get(level, "bullet")
         return "-" if kind in ("bullet", "none") else f"{counts[level]}."
 
 
@@ -215,19 +216,15 @@ def _styles(root: Element) -> dict[str, _Style]:
     return found
 
 
-def _list_formats(root: Element) -> dict[tuple[str, int], str]:
-    """(list, level) -> bullet, decimal, lowerLetter, ..."""
+def _list_formats(root: Element) -> dict[str, dict[int, str]]:
+    """list -> level -> bullet, decimal, lowerLetter, ..."""
     formats = {
-        (abstract.get("abstractNumId"), _number(level.get("ilvl"))): _value(level, "numFmt") or "decimal"
+        abstract.get("abstractNumId"): {
+            _number(level.get("ilvl")): _value(level, "numFmt") or "decimal" for level in abstract.iter("lvl")
+        }
         for abstract in root.iter("abstractNum")
-        for level in abstract.iter("lvl")
     }
-    return {
-        (num.get("numId", ""), level): kind
-        for num in root.iter("num")
-        for (abstract_id, level), kind in formats.items()
-        if abstract_id == _value(num, "abstractNumId")
-    }
+    return {num.get("numId", ""): formats.get(_value(num, "abstractNumId"), {}) for num in root.iter("num")}
 
 
 def _inside(element: Element, tag: str) -> Iterator[Element]:

@@ -38,8 +38,11 @@ def split_pdf(content: bytes, source: str) -> list[Section]:
     num_pages = len(pdf)
     if num_pages > MAX_PAGES:
         raise ExtractionError(f"expected at most {MAX_PAGES} pages, found {num_pages}; split the file")
-    texts = _join_words([_page_text(pdf, index) for index in range(num_pages)])
-    if num_pages and not any(text.strip() for text in texts):
+    read = [_page_text(pdf, index) for index in range(num_pages)]
+    if all(text is None for text in read):
+        raise ExtractionError(f"damaged PDF: PDFium can open none of its {num_pages} pages")
+    texts = _join_words([text or "" for text in read])
+    if not any(texts):
         raise ExtractionError(f"no text on its {num_pages} pages; it looks scanned: run OCR first")
     title = _metadata_title(pdf) or file_stem(source)
     titles = _page_titles(pdf, title, num_pages)
@@ -49,8 +52,8 @@ def split_pdf(content: bytes, source: str) -> list[Section]:
     ]
 
 
-def _page_text(pdf: Any, index: int) -> str:
-    """ "" for a page that is damaged: the others are still good."""
+def _page_text(pdf: Any, index: int) -> str | None:
+    """None for a page that is damaged: the others are still good."""
     import pypdfium2 as pdfium
 
     try:
@@ -60,7 +63,7 @@ def _page_text(pdf: Any, index: int) -> str:
         text_page.close()
         page.close()
     except pdfium.PdfiumError:
-        return ""
+        return None
     return "\n".join(line.rstrip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")).strip()
 
 

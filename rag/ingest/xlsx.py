@@ -34,8 +34,9 @@ def split_xlsx(content: bytes, source: str) -> list[Section]:
 
 
 def _split_sheet(sheet: Any, source: str) -> Iterator[Section]:
-    first = sheet.start[0] if sheet.start else 0
-    rows = enumerate(([_cell(value) for value in row] for row in sheet.to_python()), first + 1)
+    # a stray cell at the end of a sheet means a million empty rows: they must cost nothing
+    filled = ([] if row.count("") == len(row) else [_cell(value) for value in row] for row in sheet.iter_rows())
+    rows = enumerate(filled, 1)
     parts = list(group_blocks(table_blocks(rows)))
     title = heading_path([file_stem(source), sheet.name])
     for part in parts:

@@ -57,7 +57,7 @@ def test_a_file_is_read_as_its_bytes(tmp_path, monkeypatch):
     ("source", "reason"),
     [
         ("missing", "expected a folder or a file, found nothing; check the path"),
-        ("data.jsonl", "expected one of .html .htm .xhtml .md .markdown .rst .txt .text, found '.jsonl'"),
+        ("data.jsonl", "found '.jsonl', which is not supported yet"),
         ("empty", "expected files ending in .html"),
         ("https://example.com/a.html", "not supported yet"),
         ("git+ssh://host/repo", "not supported yet"),
