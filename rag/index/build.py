@@ -82,7 +82,7 @@ def ingest(sources: Sequence[str], settings: Settings) -> IngestReport:
     ledger instead.
     """
     started = time.monotonic()
-    listing = list_sources(sources)
+    listing = list_sources(sources, settings)
     store = Store(open_database(settings))
     try:
         embedder = load_embedder(settings.embed, settings.home)
@@ -118,11 +118,11 @@ def ingest(sources: Sequence[str], settings: Settings) -> IngestReport:
     )
 
 
-def list_sources(sources: Sequence[str]) -> Listing:
+def list_sources(sources: Sequence[str], settings: Settings) -> Listing:
     """Everything the sources hold. Raises SourceError for one that is not there, before anything is written."""
     documents: dict[str, DocumentRef] = {}
     for source in sources:
-        for ref in list_documents(source):
+        for ref in list_documents(source, settings):
             documents.setdefault(ref.source, ref)
     return Listing(tuple(canonical_source(source) for source in sources), documents)
 

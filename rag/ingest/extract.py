@@ -12,6 +12,7 @@ from rag.errors import ExtractionError
 from rag.ingest.html import split_html
 from rag.ingest.markdown import split_markdown
 from rag.ingest.outline import name_each, trim
+from rag.ingest.rows import ROW, split_row
 from rag.ingest.rst import split_rst
 from rag.records import Document, Section
 
@@ -48,6 +49,7 @@ SPLITTERS: dict[str, tuple[str, Callable[[str, str], list[Section]]]] = {
     "text/plain": ("text", split_plain),
     "text/x-rst": ("reStructuredText", split_rst),
     "text/x-python-doc": ("a docstring", split_docstring),
+    ROW: ("a row", split_row),
 }
 
 
