@@ -4,6 +4,7 @@ RagError
 ├── ConfigError        a setting that cannot be used
 ├── SourceError        nothing to read where the user pointed
 ├── ExtractionError    one document that could not be read (goes to the ledger; the job goes on)
+├── DumpError          a dump that cannot be written or loaded
 ├── DatabaseError      no PostgreSQL, or one that cannot be used
 ├── NotFound           no such collection or generation
 ├── IndexMismatch      the query's embedder is not the one the index was built with
@@ -28,6 +29,10 @@ class SourceError(RagError):
 
 class ExtractionError(RagError):
     """One document that could not be read; its text is the reason in the ledger."""
+
+
+class DumpError(RagError):
+    """A dump that cannot be written or loaded."""
 
 
 class DatabaseError(RagError):

@@ -53,6 +53,13 @@ def plan_embedding(total_cpus: float, free_cpus: float, total_gpus: float) -> Em
     return EmbedPlan(max(1, int((free_cpus - 1) // 2)), 2, 0, 2)
 
 
+def num_hosts() -> int:
+    """Machines of the cluster; simulated nodes on one machine count once."""
+    import ray
+
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+
+
 @contextmanager
 def ray_session(config: RayConfig, num_cpus: int | None = None) -> Iterator[None]:
     """Ray for the length of the block. One that runs in this process already is used and left running."""

@@ -44,19 +44,11 @@ class IndexedDocument:
     sections: tuple[Section, ...]
     chunks: tuple[Chunk, ...]
     embeddings: np.ndarray
+    seconds: float = 0.0  # spent on reading and extracting it
 
     @property
     def doc_id(self) -> str:
         return document_id(self.source)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A ledger entry: a document that could not be ingested, and why. No hash where it could not be read."""
-
-    source: str
-    reason: str
-    content_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,31 +191,6 @@ class Store:
             done = conn.execute("delete from documents where collection_id = %s and doc_id = any(%s)", key)
             return done.rowcount
 
-    def write_failures(self, generation: Generation, failures: Sequence[Failure]) -> None:
-        with self.pool.connection() as conn, conn.cursor() as cur:
-            cur.executemany(
-                "insert into failures (generation_id, source, reason, content_hash) values (%s, %s, %s, %s)"
-                " on conflict (generation_id, source) do update set"
-                " reason = excluded.reason, content_hash = excluded.content_hash, failed_at = now()",
-                [(generation.generation_id, f.source, _storable(f.reason), f.content_hash) for f in failures],
-            )
-
-    def forget_failures(self, generation: Generation, sources: Sequence[str]) -> None:
-        """Drops ledger entries, of documents that their source no longer lists."""
-        with self.pool.connection() as conn:
-            conn.execute(
-                "delete from failures where generation_id = %s and source = any(%s)",
-                [generation.generation_id, list(sources)],
-            )
-
-    def failures(self, generation: Generation) -> list[Failure]:
-        with self.pool.connection() as conn:
-            rows = conn.execute(
-                "select source, reason, content_hash from failures where generation_id = %s order by source",
-                [generation.generation_id],
-            )
-            return [Failure(*row) for row in rows]
-
     def counts(self, generation: Generation) -> dict[str, int]:
         """Documents and chunks in a generation, from its manifest."""
         with self.pool.connection() as conn:
@@ -298,11 +265,12 @@ def _write_manifest(
 ) -> None:
     with conn.cursor() as cur:
         cur.executemany(
-            "insert into generation_documents (generation_id, doc_id, content_hash, num_chunks)"
-            " values (%s, %s, %s, %s) on conflict (generation_id, doc_id) do update set"
-            " content_hash = excluded.content_hash, num_chunks = excluded.num_chunks, indexed_at = now()",
+            "insert into generation_documents (generation_id, doc_id, content_hash, num_chunks, seconds)"
+            " values (%s, %s, %s, %s, %s) on conflict (generation_id, doc_id) do update set"
+            " content_hash = excluded.content_hash, num_chunks = excluded.num_chunks,"
+            " seconds = excluded.seconds, indexed_at = now()",
             [
-                (generation.generation_id, d.doc_id, d.content_hash, len(d.chunks))
+                (generation.generation_id, d.doc_id, d.content_hash, len(d.chunks), d.seconds)
                 for d in sorted(documents, key=lambda d: d.doc_id)
             ],
         )
@@ -313,8 +281,3 @@ def scalar(conn: psycopg.Connection[Any], statement: Any, params: Sequence[Any] 
     if row is None:
         raise DatabaseError(f"expected one row from {statement!r}, found none")
     return row[0]
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL's text holds neither NUL nor lone surrogates."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()

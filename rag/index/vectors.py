@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import psycopg
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
@@ -20,8 +21,14 @@ def build_hnsw(store: Store, generation: Generation) -> dict[str, Any]:
     Half precision halves the index at the same recall (see docs/concepts.md); scores stay exact, since the hits
     are scored again on the full vectors.
     """
+    with store.pool.connection() as conn:
+        return create_hnsw(conn, generation)
+
+
+def create_hnsw(conn: psycopg.Connection[Any], generation: Generation) -> dict[str, Any]:
+    """The same within a transaction of the caller's."""
     name = f"chunks_{generation.generation_id}_hnsw"
-    with store.pool.connection() as conn, conn.transaction():
+    with conn.transaction():
         conn.execute("select pg_advisory_xact_lock(%s, %s)", [2, generation.generation_id])
         if scalar(conn, "select to_regclass(%s)", [name]) is not None:
             return {}
@@ -50,15 +57,22 @@ def nearest(
     Rows have chunk_id, source, title, text, start_char, end_char. Ties go by chunk_id. `exact` scans every
     chunk; otherwise HNSW answers where it has been built.
     """
+    with store.pool.connection() as conn:
+        return _nearest(conn, generation, query, k, ef_search, exact)
+
+
+def _nearest(
+    conn: psycopg.Connection[Any], generation: Generation, query: np.ndarray, k: int, ef_search: int, exact: bool
+) -> list[tuple[float, Any]]:
     distance = sql.SQL(
         "embedding <#> %(query)s" if exact else "embedding::halfvec({0}) <#> %(query)s::halfvec({0})"
     ).format(sql.Literal(generation.dim))
     statement = sql.SQL(
-        "with nearest as materialized (select * from {} order by {} limit %(k)s)"
+        "with nearest as materialized (select * from {} where not is_duplicate order by {} limit %(k)s)"
         " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char"
         " from nearest"
     ).format(generation.table, distance)
-    with store.pool.connection() as conn, conn.transaction():
+    with conn.transaction():
         # ef_search below k would return fewer than k hits; 1000 is pgvector's limit.
         conn.execute(f"set local hnsw.ef_search = {min(1000, max(ef_search, k))}")
         conn.execute("set local hnsw.iterative_scan = relaxed_order")
@@ -70,13 +84,18 @@ def nearest(
 
 def recall(store: Store, generation: Generation, k: int = 10, num_queries: int = 50) -> float:
     """Recall@k of HNSW against the exact scan, over stored vectors as queries (their own chunk is easy to find)."""
-    sample = sql.SQL("select embedding from {} order by md5(chunk_id) limit %s").format(generation.table)
     with store.pool.connection() as conn:
-        queries = [row[0].to_numpy() for row in conn.execute(sample, [num_queries])]
+        return measure_recall(conn, generation, k, num_queries)
+
+
+def measure_recall(conn: psycopg.Connection[Any], generation: Generation, k: int = 10, num_queries: int = 50) -> float:
+    """The same within a transaction of the caller's."""
+    sample = sql.SQL("select embedding from {} order by md5(chunk_id) limit %s").format(generation.table)
+    queries = [row[0].to_numpy() for row in conn.execute(sample, [num_queries])]
     found = wanted = 0
     for query in queries:
-        exact = {row.chunk_id for _, row in nearest(store, generation, query, k, exact=True)}
-        approximate = {row.chunk_id for _, row in nearest(store, generation, query, k)}
+        exact = {row.chunk_id for _, row in _nearest(conn, generation, query, k, 100, exact=True)}
+        approximate = {row.chunk_id for _, row in _nearest(conn, generation, query, k, 100, exact=False)}
         found, wanted = found + len(exact & approximate), wanted + len(exact)
     return found / wanted if wanted else 1.0
 

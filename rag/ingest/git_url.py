@@ -64,7 +64,14 @@ def parse_repository(source: str) -> Repository:
 
 
 def canonical_repository(source: str) -> str:
-    """Without ref, login and `.git`: git+https://host/org/repo/docs."""
+    """As the user wrote it, without login and `.git`: git+https://host/org/repo@v1#subdirectory=docs."""
+    repo = parse_repository(source)
+    ref = f"@{quote(repo.ref)}" if repo.ref else ""
+    return f"{repo.origin}{ref}" + (f"#subdirectory={quote(repo.folder)}" if repo.folder else "")
+
+
+def place_of(source: str) -> str:
+    """What the names of its documents begin with: git+https://host/org/repo/docs, whatever the ref."""
     repo = parse_repository(source)
     return f"{repo.origin}/{quoted(repo.folder)}" if repo.folder else repo.origin
 

@@ -21,7 +21,7 @@ from rag.errors import ExtractionError
 from rag.ingest.files import local_path, read_file
 from rag.ingest.folder import list_path
 from rag.ingest.git import list_repository
-from rag.ingest.git_url import canonical_repository
+from rag.ingest.git_url import canonical_repository, place_of
 from rag.ingest.huggingface import canonical_dataset, list_dataset
 from rag.ingest.python_api import list_python_objects
 from rag.ingest.remote import canonical_remote, is_remote, list_remote, read_remote
@@ -42,7 +42,7 @@ def list_documents(source: str, settings: Settings) -> Iterator[DocumentRef]:
         case "dataset":
             return list_dataset(source, cache)
         case "stdin":
-            return list_stdin(cache)
+            return list_stdin(source, cache)
         case "git":
             return list_repository(source, cache)
         case "remote":
@@ -50,7 +50,8 @@ def list_documents(source: str, settings: Settings) -> Iterator[DocumentRef]:
         case "path":
             return list_path(source, cache)
         case "web":
-            from rag.ingest.web import canonical_url, crawl
+            from rag.ingest.urls import canonical_url
+            from rag.ingest.web import crawl
 
             url = canonical_url(source)
             return crawl(url, settings.web, cache / f"web-{content_id(url)}")
@@ -72,7 +73,7 @@ def canonical_source(source: str) -> str:
         case "path":
             return local_path(source).as_uri()
         case "web":
-            from rag.ingest.web import canonical_url
+            from rag.ingest.urls import canonical_url
 
             return canonical_url(source)
 
@@ -83,9 +84,10 @@ def is_within(source: str, origin: str) -> bool:
         case "python":
             return source == origin or source.startswith(origin.rstrip(".") + ".")
         case "web":
-            from rag.ingest.web import is_below
+            from rag.ingest.urls import is_below
 
             return _kind(source) == "web" and is_below(source, origin)
+    origin = place_of(origin) if _kind(origin) == "git" else origin
     place, is_row, _ = source.partition("?")  # the rows of a file are listed where the file itself is named
     if is_row or place == origin:
         return place == origin or (_kind(origin) == "dataset" and place.startswith(f"{origin}:"))

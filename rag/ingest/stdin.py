@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from rag.errors import SourceError
@@ -20,19 +21,34 @@ LOOK_BYTES = 1 << 20
 HTML_START = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.I | re.S)
 
 
-def list_stdin(cache: Path) -> Iterator[DocumentRef]:
-    """What is read from standard input, to its end: JSONL by its first line, HTML by its first tag, else Markdown."""
+def list_stdin(source: str, cache: Path) -> Iterator[DocumentRef]:
+    """`-`: what comes, to its end. `stdin:input`: what came last, for a collection that remembers its sources.
+
+    It is JSONL by its first line, HTML by its first tag, else Markdown.
+    """
     folder = cache_folder(cache, "stdin", STDIN)
-    stream = sys.stdin.buffer
     with locked(folder):
-        copy = keep(folder, iter(lambda: stream.read(BLOCK_BYTES), b""))
+        copy = _latest(folder) if source == STDIN else _copy(folder)
     with open(copy, "rb") as file:
         start = file.read(LOOK_BYTES)
-    if not start.strip():
-        raise SourceError("-: expected a document on standard input, found nothing; pipe one in")
     if _is_rows(start):
         return list_rows(copy, STDIN)
     return iter([DocumentRef(STDIN, _mime(start), path=str(copy))])
+
+
+def _copy(folder: Path) -> Path:
+    stream = sys.stdin.buffer
+    first = stream.read(BLOCK_BYTES)
+    if not first.strip():
+        raise SourceError("-: expected a document on standard input, found nothing; pipe one in")
+    return keep(folder, chain([first], iter(lambda: stream.read(BLOCK_BYTES), b"")))
+
+
+def _latest(folder: Path) -> Path:
+    copies = [path for path in folder.iterdir() if path.name != "lock" and not path.name.startswith("new-")]
+    if not copies:
+        raise SourceError(f"{STDIN}: expected what was piped in before, found nothing; pipe it in again: rag ingest -")
+    return max(copies, key=lambda path: path.stat().st_mtime_ns)
 
 
 def _mime(start: bytes) -> str:

@@ -3,6 +3,8 @@
 import time
 from dataclasses import asdict, dataclass
 
+import psycopg
+
 from rag.config import SearchConfig, Settings
 from rag.errors import ConfigError, IndexMismatch
 from rag.index.database import open_database
@@ -46,7 +48,13 @@ class Retriever:
         embedded_at = time.perf_counter()
         embedding = self.embedder.embed([query], "query")[0]
         searched_at = time.perf_counter()
-        rows = nearest(self.store, generation, embedding, k or self.config.k, self.config.ef_search, exact)
+        wanted = (embedding, k or self.config.k, self.config.ef_search, exact)
+        try:
+            rows = nearest(self.store, generation, *wanted)
+        except psycopg.errors.UndefinedTable:  # replaced and dropped since it was looked up
+            generation = self.store.live_generation(collection)
+            self._check_fingerprint(generation)
+            rows = nearest(self.store, generation, *wanted)
         hits = tuple(
             Hit(rank, score, row.chunk_id, row.source, row.title, row.text, row.start_char, row.end_char)
             for rank, (score, row) in enumerate(rows, start=1)

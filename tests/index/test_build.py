@@ -13,6 +13,7 @@ from rag.config import Settings, load_settings
 from rag.errors import IndexMismatch, ResourceError, SourceError
 from rag.index.build import ingest
 from rag.index.cluster import EmbedPlan, plan_embedding
+from rag.index.ledger import failures, last_run
 from rag.index.store import Store
 from rag.search.retrieve import open_retriever
 
@@ -73,7 +74,7 @@ def test_a_document_that_fails_and_is_mended_leaves_the_ledger_and_what_vanishes
     notes.write_text(text)
     assert ingest([str(notes)], settings).documents["unchanged"] == 1  # the old text was kept all along
     store = Store(_url(settings))
-    names = [Path(f.source).name for f in store.failures(store.live_generation(settings.collection))]
+    names = [Path(f.source).name for f in failures(store, store.live_generation(settings.collection))]
     assert names == ["empty.html", "fake.html"]
     store.close()
     notes.write_text("Now about walruses.")
@@ -87,7 +88,7 @@ def test_another_chunk_size_makes_another_generation_and_never_loses_documents(
 ) -> None:
     first = ingest([str(folder)], settings)
     smaller = settings.model_copy(update={"chunk": settings.chunk.model_copy(update={"size": 60, "overlap": 10})})
-    with pytest.raises(IndexMismatch, match="name all its sources in one command"):
+    with pytest.raises(IndexMismatch, match="name all its sources or none in one command"):
         ingest([str(_single(folder))], smaller)
     second = ingest([str(folder)], smaller)
     assert second.index_id != first.index_id
@@ -96,6 +97,51 @@ def test_another_chunk_size_makes_another_generation_and_never_loses_documents(
     assert store.live_generation(settings.collection).generation_id == second.index_id
     assert len(store.generations(settings.collection)) == 2
     store.close()
+
+
+def test_the_sources_of_before_are_read_again_when_none_is_named(folder: Path, settings: Settings) -> None:
+    with pytest.raises(SourceError, match="has no sources yet; name one"):
+        ingest([], settings)
+    first = ingest([str(folder)], settings)
+    (folder / "notes.txt").write_text("Now about walruses.")
+    assert ingest([], settings).documents["changed"] == 1
+    smaller = settings.model_copy(update={"chunk": settings.chunk.model_copy(update={"size": 60, "overlap": 10})})
+    again = ingest([], smaller)
+    assert (again.documents["new"], again.index_id != first.index_id) == (3, True)
+
+
+def test_a_source_that_lost_most_of_its_documents_asks_for_force(folder: Path, settings: Settings) -> None:
+    ingest([str(folder)], settings)
+    (folder / "guide.md").unlink()
+    (folder / "notes.txt").unlink()
+    with pytest.raises(SourceError, match="expected the 3 documents it had, or most of them, found 1"):
+        ingest([str(folder)], settings)
+    assert ingest([str(folder)], settings, prune=False).documents["removed"] == 0
+    assert ingest([str(folder)], settings, force=True).documents["removed"] == 2
+
+
+def test_a_run_leaves_its_counts_in_the_ledger(folder: Path, settings: Settings) -> None:
+    report = ingest([str(folder)], settings)
+    store = Store(_url(settings))
+    generation = store.live_generation(settings.collection)
+    run = last_run(store, generation)
+    assert run is not None and run.finished_at is not None
+    assert (run.documents, run.chunks_embedded) == (report.documents, report.chunks_embedded)
+    assert run.origins == [folder.as_uri()]
+    assert 0 < report.embed_busy <= 1
+    store.close()
+
+
+def test_an_unchanged_run_loads_no_model(folder: Path, settings: Settings) -> None:
+    ingest([str(folder)], settings)
+    code = (
+        "import sys; from rag.index.build import ingest; from rag.config import load_settings;"
+        f"report = ingest([{str(folder)!r}], load_settings(collection={settings.collection!r}));"
+        "print(report.documents['unchanged'], 'torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    env = os.environ | {"RAG_HOME": str(settings.home)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "False", "False"]
 
 
 def test_a_query_encoder_that_is_not_the_index_s_is_refused(folder: Path, settings: Settings) -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from rag.config import Settings
-from rag.errors import NotFound
-from rag.index.store import Failure, Generation, IndexedDocument, Store
+from rag.errors import DatabaseError, NotFound
+from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
+from rag.index.ledger import Failure, failures, only_one, write_failures
+from rag.index.store import Generation, IndexedDocument, Store
 from rag.index.vectors import build_hnsw, nearest, recall
 from rag.records import Chunk, Section
 
@@ -108,10 +110,10 @@ def test_an_unknown_collection_is_named_with_the_command_that_makes_it(store: St
 
 
 def test_the_ledger_keeps_a_failure_until_the_document_gets_in(store: Store, generation: Generation) -> None:
-    store.write_failures(generation, [Failure("file:///a", "bad \0 byte", "h0")])
-    assert store.failures(generation) == [Failure("file:///a", "bad  byte", "h0")]
+    write_failures(store, generation, [Failure("file:///a", "bad \0 byte", "h0", 0.5)])
+    assert failures(store, generation) == [Failure("file:///a", "bad  byte", "h0", 0.5)]
     store.write_documents(generation, [document("file:///a", ["one"])])
-    assert store.failures(generation) == []
+    assert failures(store, generation) == []
 
 
 def test_nearest_orders_by_cosine_and_ties_by_id(store: Store, generation: Generation) -> None:
@@ -135,3 +137,27 @@ def test_hnsw_finds_what_the_exact_scan_finds(store: Store, generation: Generati
         ).fetchall()
     assert "hnsw" in str(plan)
     assert recall(store, generation) >= 0.95
+
+
+def test_near_copies_are_counted_and_hidden_on_request(store: Store, generation: Generation) -> None:
+    text = "Penguins live in the Antarctic, in large and noisy colonies."
+    store.write_documents(generation, [document("file:///a", [text, "See also"])])
+    store.write_documents(generation, [document("file:///b", [text.upper().replace(",", " 2 "), "See also"])])
+    assert count_near_copies(store, generation) == 1  # a short text is equal by chance
+    assert hide_near_copies(store, generation) == 1
+    sources = [row.source for _, row in nearest(store, generation, np.eye(DIM, dtype=np.float32)[0], k=10)]
+    assert sorted(sources) == ["file:///a#s", "file:///a#s", "file:///b#s"]
+    store.remove_documents(generation, [document("file:///a", []).doc_id])
+    assert hide_near_copies(store, generation) == 0  # what was a copy is the only one now
+    show_near_copies(store, generation)
+    assert len(nearest(store, generation, np.eye(DIM, dtype=np.float32)[0], k=10)) == 2
+
+
+def test_a_collection_takes_one_ingestion_at_a_time(store: Store, generation: Generation) -> None:
+    def enter() -> None:
+        with only_one(store, generation.collection_id, "docs"):
+            pass
+
+    with only_one(store, generation.collection_id, "docs"), pytest.raises(DatabaseError, match="another ingestion"):
+        enter()
+    enter()
