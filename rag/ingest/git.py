@@ -57,16 +57,17 @@ def list_repository(source: str, cache: Path) -> Iterator[DocumentRef]:
     try:
         with locked(folder):
             commit = _fetch(repo, folder)
-            tracked = _tracked(repo, folder, commit)
-            files = _written_by_hand(folder, commit, [file for file in tracked if not _left_out(repo, file)])
+            tracked = _tracked(folder, commit)
+            documents = _documents(repo, tracked)
+            files = _written_by_hand(folder, tracked, [file for file in documents if not _left_out(repo, file)])
             _copy_blobs(folder, [file.blob for file in files if file.size <= MAX_DOCUMENT_BYTES])
     except (GitFailed, OSError) as error:
         raise SourceError(
             f"{repo.origin}: expected a repository that can be fetched, found this: {error};"
             " check address, network and credentials"
         ) from None
-    reasons = Counter(filter(None, (_left_out(repo, file) for file in tracked)))
-    reasons["generated"] = len(tracked) - reasons.total() - len(files)
+    reasons = Counter(filter(None, (_left_out(repo, file) for file in documents)))
+    reasons["generated"] = len(documents) - reasons.total() - len(files)
     refs = [_to_ref(repo, folder, commit, file) for file in files if not _is_binary(folder, file)]
     reasons["binary"] = len(files) - len(refs)
     if reasons.total():
@@ -119,21 +120,31 @@ def _resolve(repo: Repository) -> tuple[str, str]:
 # Its files
 
 
-def _tracked(repo: Repository, folder: Path, commit: str) -> list[TrackedFile]:
-    """The files of a type that is read, hidden ones left out."""
+def _tracked(folder: Path, commit: str) -> list[TrackedFile]:
+    """All files of the commit; no links, no submodules."""
     listing = run_git(["ls-tree", "-r", "-z", "-l", "--full-tree", commit], LOCAL_S, folder / "store")
     files = []
-    built: set[str] = set()  # folders of built documentation, which keeps a copy of each page's source
     for line in listing.split(b"\0")[:-1]:
         about, _, path = line.partition(b"\t")
         mode, _, blob, size = about.split()
-        file = TrackedFile(path, blob.decode(), int(size) if size.isdigit() else 0)
-        above, _, last = file.name.rpartition("/")
-        if last == SPHINX_INDEX:
-            built.add(above)
-        if mode in FILES and mime_of(last) and not any(part.startswith(".") for part in _below(repo, file)):
-            files.append(file)
-    return [file for file in files if not _is_sphinx_copy(file.name, built)]
+        if mode in FILES:
+            files.append(TrackedFile(path, blob.decode(), int(size)))
+    return files
+
+
+def _documents(repo: Repository, tracked: list[TrackedFile]) -> list[TrackedFile]:
+    """The files of a type that is read, neither hidden nor outside the folder that the user named."""
+    built = {above for above, _, last in (file.name.rpartition("/") for file in tracked) if last == SPHINX_INDEX}
+    return [
+        file
+        for file in tracked
+        if mime_of(file.name) and not _is_hidden(_below(repo, file)) and not _is_sphinx_copy(file.name, built)
+    ]
+
+
+def _is_hidden(parts: list[str]) -> bool:
+    """Also of names such as "..", which Git stores where somebody makes it."""
+    return any(part.startswith(".") for part in parts)
 
 
 def _below(repo: Repository, file: TrackedFile) -> list[str]:
@@ -158,15 +169,24 @@ def _left_out(repo: Repository, file: TrackedFile) -> str:
     return "large" if is_code and file.size > MAX_CODE_BYTES else ""
 
 
-def _written_by_hand(folder: Path, commit: str, files: list[TrackedFile]) -> list[TrackedFile]:
+def _written_by_hand(folder: Path, tracked: list[TrackedFile], files: list[TrackedFile]) -> list[TrackedFile]:
     """Without what the repository's .gitattributes call vendored or generated, in the words that GitHub reads."""
+    rules = [file for file in tracked if file.name.rpartition("/")[2] == ".gitattributes"]
+    entries = b"".join(b"100644 %s\t%s\0" % (rule.blob.encode(), rule.path) for rule in rules if _is_plain(rule))
+    if not entries or not files:
+        return files
     store, index = folder / "store", folder / "index"
-    names = b"".join(file.path + b"\0" for file in files)
-    run_git(["read-tree", commit], LOCAL_S, store, index=index)
+    index.unlink(missing_ok=True)
+    run_git(["update-index", "-z", "--index-info"], LOCAL_S, store, stdin=entries, index=index)
     options = ["check-attr", "--cached", "--stdin", "-z", *MADE_BY_OTHERS]
+    names = b"".join(file.path + b"\0" for file in files)
     answer = run_git(options, LOCAL_S, store, stdin=names, index=index).split(b"\0")
     made = {path for path, value in zip(answer[::3], answer[2::3], strict=False) if value in (b"set", b"true")}
     return [file for file in files if file.path not in made]
+
+
+def _is_plain(rule: TrackedFile) -> bool:
+    return not _is_hidden(rule.name.split("/")[:-1])
 
 
 # Their contents

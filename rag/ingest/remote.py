@@ -22,6 +22,7 @@ PROTOCOLS = {"s3", "gs", "abfs", "abfss", "az", "hdfs", "webhdfs", "sftp", "ftp"
 ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 EXTRAS = {"s3": "rag[s3]", "gs": "rag[gcs]", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "oss": "ossfs"}
 EXTRAS |= {"sftp": "paramiko", "smb": "smbprotocol"}
+BUCKETS = {"s3", "gs", "oss"}  # a name first, no host
 CONTAINER_BEFORE_HOST = {"abfs", "abfss", "az"}  # abfs://container@account…: no user name
 
 
@@ -87,20 +88,24 @@ def _parse(source: str) -> Place:
     if protocol not in PROTOCOLS:
         known = " ".join(f"{name}://" for name in sorted(PROTOCOLS))
         raise SourceError(f"{protocol}://: expected one of {known}, found another; download it and name the folder")
-    authority, slash, path = rest.partition("/")
+    plain = re.split("[?#]", rest, maxsplit=1)[0]  # what follows may be a signature
+    authority, slash, path = plain.partition("/")
+    if protocol in BUCKETS and not authority.startswith("arn:") and re.search("[:@]", authority):
+        raise SourceError(
+            f"{protocol}://: expected a bucket, found a login before it; set it in the environment, as its client asks"
+        )
     login, at, host = authority.rpartition("@")
-    if at and protocol not in CONTAINER_BEFORE_HOST:
-        authority = host
-    address = unquote(authority + slash + path).rstrip("/")
+    if protocol in CONTAINER_BEFORE_HOST:
+        login, at, host = "", "", authority
+    address = unquote(host + slash + path).rstrip("/")
     if protocol == "memory":
         address = address.lstrip("/")
     origin = f"{protocol}://{quote(address, safe='/@:')}"
-    if "?" in rest or "#" in rest:
-        raise SourceError(f"{origin.partition('?')[0]}: expected no ? or #, found one; in a name it is %3F or %23")
+    if plain != rest:
+        raise SourceError(f"{origin}: expected no ? or #, found one; in a name it is %3F or %23")
     if "::" in address or re.search("[\x00-\x1f]", address):  # fsspec chains file systems with ::
         raise SourceError(f"{origin}: expected a plain address, found :: or control characters; rename it")
-    login = f"{login}@" if at and protocol not in CONTAINER_BEFORE_HOST else ""
-    return Place(protocol, origin, f"{protocol}://{login}{address}")
+    return Place(protocol, origin, f"{protocol}://{login}{at}{address}")
 
 
 def _open(url: str) -> tuple[Any, str]:
