@@ -49,7 +49,7 @@ def list_sources(sources: Sequence[str], settings: Settings) -> Listing:
     """Everything the sources hold. Raises SourceError for one that is not there, before anything is written."""
     documents: dict[str, DocumentRef] = {}
     for source in sources:
-        for ref in list_documents(source):
+        for ref in list_documents(source, settings):
             documents.setdefault(ref.source, ref)
     return Listing(tuple(dict.fromkeys(canonical_source(source) for source in sources)), documents)
 

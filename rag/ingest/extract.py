@@ -23,6 +23,7 @@ from rag.ingest.notebook import split_notebook
 from rag.ingest.outline import file_name, name_each, trim
 from rag.ingest.pdf import split_pdf
 from rag.ingest.pptx import split_pptx
+from rag.ingest.rows import ROW, split_row
 from rag.ingest.rst import split_rst
 from rag.ingest.tables import split_csv, split_tsv
 from rag.ingest.xlsx import split_xlsx
@@ -72,6 +73,7 @@ SPLITTERS: dict[str, tuple[str, Callable[[str, str], list[Section]]]] = {
     "text/plain": ("text", split_plain),
     "text/x-rst": ("reStructuredText", split_rst),
     "text/x-python-doc": ("a docstring", split_docstring),
+    ROW: ("a row", split_row),
     "text/csv": ("CSV", split_csv),
     "text/tab-separated-values": ("TSV", split_tsv),
     "application/json": ("JSON", split_config),
