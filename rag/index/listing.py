@@ -12,7 +12,7 @@ from rag.config import Settings
 from rag.errors import ExtractionError, SourceError
 from rag.index.ledger import Failure
 from rag.index.store import Known
-from rag.ingest.sources import canonical_source, is_within, list_documents, read_document
+from rag.ingest.sources import canonical_source, is_within, list_documents, listed_root, read_document
 from rag.records import DocumentRef, document_id
 
 READERS = 8  # threads; a local disk is fast with one, an object store needs many
@@ -23,12 +23,13 @@ READ_AHEAD = 64  # documents whose bytes are in memory at once, at most
 class Listing:
     """What the sources of one run hold now."""
 
-    origins: tuple[str, ...]
+    origins: tuple[str, ...]  # canonical, one for each source named
+    roots: tuple[str, ...]  # what bounds the documents of each
     documents: dict[str, DocumentRef]  # by source; what two origins list counts once
 
     def lost(self, source: str) -> bool:
         """Whether one of the origins held `source` and does not any more."""
-        return source not in self.documents and any(is_within(source, origin) for origin in self.origins)
+        return source not in self.documents and any(is_within(source, root) for root in self.roots)
 
 
 @dataclass
@@ -51,18 +52,19 @@ def list_sources(sources: Sequence[str], settings: Settings) -> Listing:
     for source in sources:
         for ref in list_documents(source, settings):
             documents.setdefault(ref.source, ref)
-    return Listing(tuple(dict.fromkeys(canonical_source(source) for source in sources)), documents)
+    origins = dict.fromkeys(canonical_source(source) for source in sources)
+    return Listing(tuple(origins), tuple(listed_root(origin, settings) for origin in origins), documents)
 
 
 def refuse_great_loss(listing: Listing, known: Iterable[Known]) -> None:
-    """Raises SourceError where an origin has lost more than half of its documents: an unmounted disk, a moved site."""
+    """Raises SourceError where a source has lost more than half of its documents: an unmounted disk, a moved site."""
     stored = [document.source for document in known]
-    for origin in listing.origins:
-        mine = [source for source in stored if is_within(source, origin)]
+    for root in listing.roots:
+        mine = [source for source in stored if is_within(source, root)]
         num_kept = sum(source in listing.documents for source in mine)
         if num_kept * 2 < len(mine):
             raise SourceError(
-                f"{origin}: expected the {len(mine)} documents it had, or most of them, found {num_kept};"
+                f"{root}: expected the {len(mine)} documents it had, or most of them, found {num_kept};"
                 f" nothing was changed. --force removes the other {len(mine) - num_kept}, --no-prune keeps them"
             )
 

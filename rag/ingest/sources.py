@@ -14,6 +14,7 @@ One kind of source, one module. Knows nothing of what is inside a document.
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from rag.config import Settings
@@ -54,7 +55,7 @@ def list_documents(source: str, settings: Settings) -> Iterator[DocumentRef]:
             from rag.ingest.web import crawl
 
             url = canonical_url(source)
-            return crawl(url, settings.web, cache / f"web-{content_id(url)}")
+            return crawl(url, settings.web, _site_cache(url, settings))
 
 
 def canonical_source(source: str) -> str:
@@ -76,6 +77,16 @@ def canonical_source(source: str) -> str:
             from rag.ingest.urls import canonical_url
 
             return canonical_url(source)
+
+
+def listed_root(source: str, settings: Settings) -> str:
+    """What bounds the documents that listing `source` just gave: a site may have sent its visitors elsewhere."""
+    root = canonical_source(source)
+    if _kind(source) == "web":
+        from rag.ingest.web import site_root
+
+        return site_root(root, _site_cache(root, settings))
+    return root
 
 
 def is_within(source: str, origin: str) -> bool:
@@ -106,6 +117,10 @@ def read_document(ref: DocumentRef) -> Document:
         content = read_file(ref.path, ref.start, ref.end)
     meta = read_row(content, ref.source) if ref.mime == ROW else ref.meta
     return Document(ref.source, ref.mime, content, meta)
+
+
+def _site_cache(url: str, settings: Settings) -> Path:
+    return settings.home / "sources" / f"web-{content_id(url)}"
 
 
 def _kind(source: str) -> Kind:
