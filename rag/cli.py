@@ -50,8 +50,13 @@ def ingest(
         typer.Argument(metavar="[SOURCE]...", help="Folder, file, URL, python:package. [default: those of before]"),
     ] = None,
     collection: Collection = None,
-    chunk_size: Annotated[int | None, typer.Option(min=50, help="Characters in a chunk. [default: 700]")] = None,
-    chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Shared characters. [default: 50]")] = None,
+    chunk_method: Annotated[
+        str | None, typer.Option(help="recursive, tokens, markdown, semantic or code. [default: recursive]")
+    ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(min=50, help="Characters in a chunk, or tokens for method tokens. [default: 700]")
+    ] = None,
+    chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Shared characters or tokens. [default: 50]")] = None,
     model: Annotated[str | None, typer.Option(help="Embedding model. [default: all-MiniLM-L6-v2]")] = None,
     prune: Annotated[bool, typer.Option(help="Remove documents that their source no longer holds.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Even when that is more than half of them.")] = False,
@@ -71,7 +76,7 @@ def ingest(
     """
     from rag.index.build import ingest as run
 
-    chunk = {"size": chunk_size, "overlap": chunk_overlap}
+    chunk = {"method": chunk_method, "size": chunk_size, "overlap": chunk_overlap}
     settings = settings_for(collection, chunk=chunk, embed={"model": model}, ingest={"deduplicate": deduplicate})
     report = run(sources or [], settings, prune=prune, force=force, retry_failed=retry_failed)
     if as_json:
@@ -82,6 +87,12 @@ def ingest(
     counts = ", ".join(f"{count} {name}" for name, count in report.documents.items())
     out.print(f"[bold]{report.collection}[/]: {counts}")
     out.print(f"{report.chunks_embedded} chunks embedded, {report.chunks_written} written in {report.seconds:.1f} s")
+    if report.chunks_truncated:
+        out.print(
+            f"[yellow]warning[/] {report.chunks_truncated} of {report.chunks_embedded} chunks are longer than the"
+            f" model's {report.max_tokens} tokens; their ends are not embedded; use --chunk-size below"
+            f" {settings.chunk.size} or --chunk-method tokens"
+        )
     if any(report.duplicates.values()):
         documents, chunks = report.duplicates["documents"], report.duplicates["chunks"]
         hint = "" if settings.ingest.deduplicate else "; --deduplicate leaves them out"
@@ -116,10 +127,11 @@ def _print_status(entry: dict[str, Any], show_failures: bool) -> None:
     out.print(f"[bold]{entry['name']}[/]")
     for g in entry["generations"]:
         live = "live" if g["live"] else g["state"]
-        size, overlap = g["config"]["chunk"]["size"], g["config"]["chunk"]["overlap"]
+        chunk = g["config"]["chunk"]
+        size = f"{chunk['size']}/{chunk['overlap']}" + (f" ({chunk['method']})" if "method" in chunk else "")
         out.print(
             f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks"
-            f" of {size}/{overlap}, {g['model']}"
+            f" of {size}, {g['model']}"
             + (f", recall@10 {g['stats']['recall@10']}" if "recall@10" in g["stats"] else "")
         )
     run = entry["last_run"]

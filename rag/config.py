@@ -9,7 +9,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,14 +37,23 @@ class _Part(BaseModel):
 
 
 class ChunkConfig(_Part):
-    size: int = Field(700, ge=50, le=100_000, description="characters in a chunk, at most")
-    overlap: int = Field(50, ge=0, description="characters that neighbouring chunks share, at most")
+    method: str = Field("recursive", pattern="^(recursive|tokens|markdown|semantic|code)$", description="how to cut")
+    size: int = Field(700, ge=50, le=100_000, description="characters in a chunk, at most; tokens for method tokens")
+    overlap: int = Field(50, ge=0, description="characters, or tokens, that neighbouring chunks share, at most")
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> "ChunkConfig":
         if self.overlap >= self.size:
             raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_method(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Generations from before there were methods are stored without one, and stay what they are."""
+        values: dict[str, Any] = serialize(self)
+        if values.get("method") == "recursive":
+            del values["method"]
+        return values
 
 
 class IngestConfig(_Part):

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from rag.config import Settings
 from rag.errors import IndexMismatch, SourceError
 from rag.index import ledger
+from rag.index.chunking import check_chunk_size
 from rag.index.database import open_database
 from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
 from rag.index.embed import Fingerprint, find_fingerprint
@@ -33,6 +34,8 @@ class IngestReport:
     documents: dict[str, int]
     chunks_written: int
     chunks_embedded: int
+    chunks_truncated: int  # of those embedded: longer than `max_tokens`, their ends are not in the vector
+    max_tokens: int  # that the model reads of a chunk
     duplicates: dict[str, int]  # documents with equal bytes; near copies among all chunks of the index
     embed_busy: float  # share of the job's time in which the embedding actors computed
     seconds: float
@@ -52,14 +55,16 @@ def ingest(
     `prune` removes what a source no longer holds; a source that lost more than half asks for `force`.
     `retry_failed` tries documents again that failed with the same bytes before.
 
-    Raises SourceError, ModelError, DatabaseError, ResourceError, IndexMismatch; a single bad document goes to the
-    ledger instead.
+    Raises SourceError, ConfigError, ModelError, DatabaseError, ResourceError, IndexMismatch; a single bad document
+    goes to the ledger instead.
     """
     started = time.monotonic()
     store = Store(open_database(settings))
     try:
         listing = list_sources(sources or _remembered(store, settings), settings)
-        generation = _generation(store, settings, find_fingerprint(settings.embed, settings.home), listing)
+        fingerprint = find_fingerprint(settings.embed, settings.home)
+        check_chunk_size(settings.chunk, settings.embed, fingerprint)
+        generation = _generation(store, settings, fingerprint, listing)
         with ledger.only_one(store, generation.collection_id, settings.collection):
             known = store.known_documents(generation)
             if prune and not force:
@@ -88,6 +93,8 @@ def ingest(
         documents=documents,
         chunks_written=result.num_chunks,
         chunks_embedded=result.num_chunks,
+        chunks_truncated=result.num_truncated,
+        max_tokens=fingerprint.max_tokens,
         duplicates={"documents": len(changes.duplicates), "chunks": copies},
         embed_busy=result.embed_busy,
         seconds=round(time.monotonic() - started, 2),

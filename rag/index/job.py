@@ -11,7 +11,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,11 +21,12 @@ import numpy as np
 
 from rag.config import ChunkConfig, EmbedConfig, Settings
 from rag.errors import DatabaseError, ExtractionError, RagError, ResourceError
+from rag.index.chunking import chunk_with, needs_embedder, tokenizer_tools
 from rag.index.cluster import TASK_CPUS, EmbedPlan, num_hosts, plan_embedding, ray_session
-from rag.index.embed import load_embedder
+from rag.index.embed import Embedder, Fingerprint, load_embedder
 from rag.index.ledger import Failure, write_failures
 from rag.index.store import Generation, IndexedDocument, Store
-from rag.ingest.chunks import chunk_section
+from rag.ingest.chunks import ChunkTools, chunk_section
 from rag.ingest.extract import extract
 from rag.ingest.sources import read_document
 from rag.progress import Progress
@@ -42,6 +43,7 @@ class JobResult:
     """What one job wrote. `embed_busy` is the share of its time that the embedding actors computed."""
 
     num_chunks: int = 0
+    num_truncated: int = 0  # chunks whose ends the model does not read
     failures: list[Failure] = field(default_factory=list)
     embed_busy: float = 0.0
 
@@ -66,7 +68,8 @@ def run_job(
     with ray_session(settings.ray), Progress("ingest", len(documents), "documents") as progress:
         total, free = ray.cluster_resources(), ray.available_resources()
         plan = plan_embedding(total.get("CPU", 0), free.get("CPU", 0), total.get("GPU", 0))
-        stages = (partial(prepare, config=settings.chunk), embedder or EmbedChunks)
+        tools = partial(tokenizer_tools, settings.chunk, settings.embed, Fingerprint(**generation.fingerprint))
+        stages = (partial(prepare, config=settings.chunk, tools=tools), embedder or EmbedChunks)
         dataset = _dataset(_source(documents, batch_size, settings), batch_size, plan, stages, settings)
         dataset = dataset.map_batches(
             partial(write, url=store.url, generation=generation),
@@ -79,6 +82,7 @@ def run_job(
             for row in dataset.iter_rows():
                 progress.update(1)
                 result.num_chunks += row["num_chunks"]
+                result.num_truncated += row["num_truncated"]
                 times.add(row["embed_start"], row["embed_end"])
                 if row["error"]:
                     failure = Failure(row["source"], row["error"], row["content_hash"], row["seconds"])
@@ -128,9 +132,10 @@ def _dataset(rows: Any, batch_size: int, plan: EmbedPlan, stages: tuple[Any, typ
     import ray
 
     prepared, embedder = stages
+    to_cut = [settings.chunk] if needs_embedder(settings.chunk) else []
     return rows.map(prepared, num_cpus=TASK_CPUS).map_batches(
         embedder,
-        fn_constructor_args=(settings.embed, settings.home, plan.threads),
+        fn_constructor_args=(settings.embed, settings.home, plan.threads, *to_cut),
         batch_format="pyarrow",
         batch_size=batch_size,
         compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
@@ -139,8 +144,11 @@ def _dataset(rows: Any, batch_size: int, plan: EmbedPlan, stages: tuple[Any, typ
     )
 
 
-def prepare(row: dict[str, Any], config: ChunkConfig) -> dict[str, Any]:
-    """One listed document -> its sections and chunks as JSON, or the reason why not in `error`."""
+def prepare(row: dict[str, Any], config: ChunkConfig, tools: Callable[[], ChunkTools] = ChunkTools) -> dict[str, Any]:
+    """One listed document -> its sections and chunks as JSON, or the reason why not in `error`.
+
+    No chunks yet where cutting needs the embedder.
+    """
     started = time.perf_counter()
     ref = DocumentRef(**row)
     out: dict[str, Any] = {"source": ref.source, "mime": ref.mime, "content_hash": "", "meta": ref.meta}
@@ -151,8 +159,9 @@ def prepare(row: dict[str, Any], config: ChunkConfig) -> dict[str, Any]:
         document = read_document(ref)
         out |= {"content_hash": document.content_hash, "meta": document.meta}
         sections = extract(document)
-        chunks = [chunk for section in sections for chunk in chunk_section(section, config)]
-        error = "" if chunks else "no text"
+        if not needs_embedder(config):
+            chunks = [chunk for section in sections for chunk in chunk_section(section, config, tools())]
+        error = "" if any(section.text.strip() for section in sections) else "no text"
     except ExtractionError as reason:
         error = str(reason)
     except Exception as bug:  # one odd document must not end a job of a million: the ledger names it
@@ -167,26 +176,44 @@ def prepare(row: dict[str, Any], config: ChunkConfig) -> dict[str, Any]:
 class EmbedChunks:
     """Adds `embeddings`: a document's chunks as the bytes of one (num_chunks, dim) float32 array."""
 
-    def __init__(self, config: EmbedConfig, cache_dir: Path, threads: int) -> None:
+    def __init__(self, config: EmbedConfig, cache_dir: Path, threads: int, to_cut: ChunkConfig | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)  # Ray gives an actor with half a CPU one thread
         self.embedder = load_embedder(config, cache_dir)
+        self.to_cut = to_cut  # by what, where cutting needs the embedder
 
     def __call__(self, batch: Any) -> Any:
         started = time.time()
+        if self.to_cut is not None:
+            batch = _cut(batch, self.embedder, self.to_cut)
         documents = [_chunks(text) for text in batch.column("chunks").to_pylist()]
         texts = [chunk.context for chunks in documents for chunk in chunks]
-        embeddings = self.embedder.embed(texts, "passage")
+        embeddings, is_truncated = self.embedder.embed_marking(texts, "passage")
         ends = np.cumsum([len(chunks) for chunks in documents])[:-1]
-        return with_embeddings(batch, np.split(embeddings, ends), started)
+        num_truncated = [int(part.sum()) for part in np.split(is_truncated, ends)]
+        return with_embeddings(batch, np.split(embeddings, ends), started, num_truncated)
 
 
-def with_embeddings(batch: Any, embeddings: Sequence[np.ndarray], started: float) -> Any:
+def _cut(batch: Any, embedder: Embedder, config: ChunkConfig) -> Any:
+    """The batch with the chunks of its sections."""
+    import pyarrow as pa
+
+    cut = []
+    for text in batch.column("sections").to_pylist():
+        sections = [Section(**section) for section in json.loads(text)]
+        cut.append(json.dumps([asdict(chunk) for chunk in chunk_with(embedder, sections, config)]))
+    return batch.set_column(batch.schema.get_field_index("chunks"), "chunks", pa.array(cut, pa.string()))
+
+
+def with_embeddings(
+    batch: Any, embeddings: Sequence[np.ndarray], started: float, num_truncated: Sequence[int] = ()
+) -> Any:
     """The batch, its documents' vectors and when they were made appended."""
     import pyarrow as pa
 
     columns = {
+        "num_truncated": pa.array(num_truncated or [0] * len(embeddings), pa.int64()),
         "embeddings": pa.array([part.tobytes() for part in embeddings], pa.large_binary()),
         "embed_start": pa.array([started] * len(embeddings), pa.float64()),
         "embed_end": pa.array([time.time()] * len(embeddings), pa.float64()),
@@ -207,7 +234,7 @@ def write(batch: Any, url: str, generation: Generation) -> Any:
     failed = [Failure(r["source"], r["error"], r["content_hash"], r["seconds"]) for r in rows if r["error"]]
     write_failures(store, generation, failed)
     num_chunks = {d.source: len(d.chunks) for d in documents}
-    keep = ("source", "error", "content_hash", "seconds", "embed_start", "embed_end")
+    keep = ("source", "error", "content_hash", "seconds", "embed_start", "embed_end", "num_truncated")
     return pa.Table.from_pylist(
         [{name: row[name] for name in keep} | {"num_chunks": num_chunks.get(row["source"], 0)} for row in rows]
     )
