@@ -1,47 +1,30 @@
 """`rag …`: parse, load the configuration, call one function, print. Results on standard output, the rest on error."""
 
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from rag import __version__
-from rag.config import Settings, load_settings
+from rag.cli_index import index, index_line
 from rag.errors import ConfigError, RagError
+from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database: embedded, or DATABASE_URL.")
 app.add_typer(db, name="db")
+app.add_typer(index, name="index")
 
-out = Console(highlight=False, soft_wrap=True)
-
-Collection = Annotated[str | None, typer.Option("--collection", "-c", help="Which corpus. [default: default]")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 LLMName = Annotated[
     str | None, typer.Option("--llm", help="A model's name, a .gguf file, or `extractive` for quotes only.")
 ]
-
-
-def settings_for(collection: str | None = None, **parts: dict[str, Any] | None) -> Settings:
-    """The resolved settings with the flags that were given."""
-    overrides: dict[str, Any] = {}
-    for name, part in parts.items():
-        given = {key: value for key, value in (part or {}).items() if value is not None}
-        if given:
-            overrides[name] = given
-    if collection is not None:
-        overrides["collection"] = collection
-    return load_settings(**overrides)
 
 
 @app.callback(invoke_without_command=True)
@@ -116,14 +99,17 @@ def status(collection: Collection = None, as_json: AsJson = False) -> None:
             out.print(
                 f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks"
                 f" of {size}/{overlap}, {g['model']}"
-                + (f", recall@10 {g['stats']['recall@10']}" if "recall@10" in g["stats"] else "")
             )
+            if line := index_line(g["stats"]):
+                out.print(f"    {line}")
         for failure in entry["failures"]:
             out.print(f"  [red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")
 
 
 def _collection_status(store: Any, name: str) -> dict[str, Any]:
-    generations = store.generations(name)
+    from rag.index.generations import generations as generations_of
+
+    generations = generations_of(store, name)
     return {
         "name": name,
         "generations": [
@@ -255,22 +241,6 @@ def migrate() -> None:
     where = secret.get_secret_value() if secret else EmbeddedServer(settings.home).start()
     applied = run(where)
     print(f"{without_password(where)}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))
-
-
-@contextmanager
-def open_store(settings: Settings) -> Iterator[Any]:
-    from rag.index.database import open_database
-    from rag.index.store import Store
-
-    store = Store(open_database(settings))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
 
 
 def run_command(command: Callable[[], Any]) -> int:

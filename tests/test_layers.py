@@ -14,7 +14,7 @@ LAYERS = [
     {"generate"},
     {"evaluate"},
     {"train", "serve"},
-    {"demo", "cli"},
+    {"demo", "cli", "cli_index", "terminal"},
 ]
 RAY_LIVES_IN = {"index/cluster.py", "index/build.py", "evaluate/experiment.py"}
 

@@ -23,9 +23,11 @@ from rag.config import ChunkConfig, EmbedConfig, Settings
 from rag.errors import ExtractionError, IndexMismatch
 from rag.index.cluster import TASK_CPUS, EmbedPlan, plan_embedding, ray_session
 from rag.index.database import open_database
+from rag.index.drop import collect
 from rag.index.embed import Embedder, load_embedder
+from rag.index.generations import activate, ensure_generation, generations
+from rag.index.hnsw import update_hnsw
 from rag.index.store import Failure, Generation, IndexedDocument, Store
-from rag.index.vectors import build_hnsw, recall
 from rag.ingest.chunks import chunk_section
 from rag.ingest.extract import extract
 from rag.ingest.sources import canonical_source, is_within, list_documents, read_document
@@ -93,10 +95,9 @@ def ingest(sources: Sequence[str], settings: Settings) -> IngestReport:
             num_chunks, late = _index(changes, settings, store, generation)
         removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0
         _update_ledger(store, generation, listing, changes.failures, late)
-        stats = build_hnsw(store, generation)
-        if stats:
-            stats["recall@10"] = round(recall(store, generation), 4)
-        store.activate(generation, stats)
+        stats = update_hnsw(store, generation, settings.index, settings.search.ef_search)
+        activate(store, generation, stats)
+        collect(store, generation.collection_id, settings.index.keep_generations)
     finally:
         store.close()
     failed_late = {failure.source for failure in late}
@@ -134,7 +135,7 @@ def _generation(store: Store, settings: Settings, embedder: Embedder, listing: L
     """
     config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()}
     fingerprint = asdict(embedder.fingerprint)
-    existing = store.generations(settings.collection) if settings.collection in store.collections() else []
+    existing = generations(store, settings.collection) if settings.collection in store.collections() else []
     live = next((g for g in existing if g.is_live), None)
     if live is not None and (live.config, live.fingerprint) != (config, fingerprint):
         kept = [d.source for d in store.known_documents(live).values()]
@@ -146,7 +147,7 @@ def _generation(store: Store, settings: Settings, embedder: Embedder, listing: L
                 f" its sources in one command ({len(missing)} documents would be lost, {missing[0]} is one),"
                 " or use another --collection"
             )
-    return store.ensure_generation(settings.collection, config, fingerprint, embedder.dim)
+    return ensure_generation(store, settings.collection, config, fingerprint, embedder.dim)
 
 
 def _compare(listing: Listing, store: Store, generation: Generation) -> Changes:
