@@ -13,12 +13,14 @@ from rich.markup import escape
 
 from rag import __version__
 from rag.cli_db import db
+from rag.cli_index import index, index_line
 from rag.errors import ConfigError, RagError
 from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(db, name="db")
+app.add_typer(index, name="index")
 
 LLMName = Annotated[
     str | None, typer.Option("--llm", help="A model's name, a .gguf file, or `extractive` for quotes only.")
@@ -132,8 +134,9 @@ def _print_status(entry: dict[str, Any], show_failures: bool) -> None:
         out.print(
             f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks"
             f" of {size}, {g['model']}"
-            + (f", recall@10 {g['stats']['recall@10']}" if "recall@10" in g["stats"] else "")
         )
+        if line := index_line(g["stats"]):
+            out.print(f"    {line}")
     run = entry["last_run"]
     if run and run["finished_at"]:
         counts = ", ".join(f"{count} {name}" for name, count in run["documents"].items())
@@ -148,8 +151,9 @@ def _print_status(entry: dict[str, Any], show_failures: bool) -> None:
 
 def _collection_status(store: Any, name: str) -> dict[str, Any]:
     from rag.index import ledger
+    from rag.index.generations import generations as generations_of
 
-    generations = store.generations(name)
+    generations = generations_of(store, name)
     live = next((g for g in generations if g.is_live), generations[-1] if generations else None)
     return {
         "name": name,

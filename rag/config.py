@@ -65,6 +65,19 @@ class EmbedConfig(_Part):
     precision: str = Field("auto", pattern="^(auto|fp32|bf16|fp16|openvino)$", description="auto measures")
 
 
+class IndexConfig(_Part):
+    keep_generations: int = Field(2, ge=0, description="retired generations kept beside the live one")
+    vectors: str = Field("auto", pattern="^(auto|halfvec|vector)$", description="what HNSW indexes; auto is halfvec")
+    m: int | None = Field(None, ge=2, le=100, description="HNSW links of a chunk; chosen by size")
+    ef_construction: int | None = Field(None, ge=4, le=1000, description="HNSW candidates while building")
+
+    @model_validator(mode="after")
+    def _candidates_suffice(self) -> "IndexConfig":
+        if self.ef_construction is not None and self.ef_construction < 2 * (self.m or 2):
+            raise ValueError(f"ef_construction ({self.ef_construction}) must be at least twice m ({self.m})")
+        return self
+
+
 class SearchConfig(_Part):
     k: int = Field(10, ge=1, le=1000, description="hits returned by a search")
     mode: str = Field("semantic", pattern="^(semantic)$")
@@ -134,6 +147,7 @@ class Settings(BaseSettings):
     ingest: IngestConfig = IngestConfig()
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
+    index: IndexConfig = IndexConfig()
     search: SearchConfig = SearchConfig()
     web: WebConfig = WebConfig()
     llm: LLMConfig = LLMConfig()

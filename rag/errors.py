@@ -7,6 +7,7 @@ RagError
 ├── DumpError          a dump that cannot be written or loaded
 ├── DatabaseError      no PostgreSQL, or one that cannot be used
 ├── NotFound           no such collection or generation
+├── NotAllowed         what an index generation's state forbids: the live one is not dropped
 ├── IndexMismatch      the query's embedder is not the one the index was built with
 ├── ModelError         a model that cannot be loaded
 ├── ResourceError      the job needs more than the cluster has
@@ -41,6 +42,10 @@ class DatabaseError(RagError):
 
 class NotFound(RagError):
     """No such collection or generation."""
+
+
+class NotAllowed(RagError):
+    """What an index generation's state forbids: the live one is not dropped, an unfinished one not made live."""
 
 
 class IndexMismatch(RagError):

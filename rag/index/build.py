@@ -14,13 +14,15 @@ from rag.errors import IndexMismatch, SourceError
 from rag.index import ledger
 from rag.index.chunking import check_chunk_size
 from rag.index.database import open_database
+from rag.index.drop import collect
 from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
 from rag.index.embed import Fingerprint, find_fingerprint
+from rag.index.generations import activate, ensure_generation, generations
+from rag.index.hnsw import update_hnsw
 from rag.index.job import JobResult, run_job
 from rag.index.ledger import Failure
 from rag.index.listing import Changes, Listing, compare, list_sources, refuse_great_loss
 from rag.index.store import Generation, Store
-from rag.index.vectors import build_hnsw, recall
 
 EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
 
@@ -79,10 +81,9 @@ def ingest(
             removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0
             _update_ledger(store, generation, listing, changes.failures, result.failures)
             copies = _near_copies(store, generation, changes, deduplicate)
-            stats = build_hnsw(store, generation) | {"near_copies": copies, "deduplicated": deduplicate}
-            if "hnsw_chunks" in stats:
-                stats["recall@10"] = round(recall(store, generation), 4)
-            store.activate(generation, stats)
+            stats = update_hnsw(store, generation, settings.index, settings.search.ef_search)
+            activate(store, generation, stats | {"near_copies": copies, "deduplicated": deduplicate})
+            collect(store, generation.collection_id, settings.index.keep_generations)
             documents = _counts(listing, changes, result, removed)
             ledger.finish_run(store, run_id, documents, result.num_chunks)
     finally:
@@ -120,7 +121,7 @@ def _generation(store: Store, settings: Settings, embedder: Fingerprint, listing
     """
     config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()}
     fingerprint = asdict(embedder)
-    existing = store.generations(settings.collection) if settings.collection in store.collections() else []
+    existing = generations(store, settings.collection) if settings.collection in store.collections() else []
     live = next((g for g in existing if g.is_live), None)
     if live is not None and (live.config, live.fingerprint) != (config, fingerprint):
         kept = [d.source for d in store.known_documents(live).values()]
@@ -132,7 +133,7 @@ def _generation(store: Store, settings: Settings, embedder: Fingerprint, listing
                 f" its sources or none in one command ({len(missing)} documents would be lost, {missing[0]} is one),"
                 " or use another --collection"
             )
-    return store.ensure_generation(settings.collection, config, fingerprint, embedder.dim)
+    return ensure_generation(store, settings.collection, config, fingerprint, embedder.dim)
 
 
 def _near_copies(store: Store, generation: Generation, changes: Changes, hide: bool) -> int:

@@ -13,7 +13,7 @@ from rag.errors import DatabaseError
 from rag.index.store import Generation, Store, scalar
 from rag.records import to_json
 
-INGEST_LOCK = 4  # class of advisory locks; 1 and 2 are the store's, 3 is that of loads
+INGEST_LOCK = 6  # advisory, with a collection's id
 
 
 @dataclass(frozen=True)

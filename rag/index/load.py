@@ -39,7 +39,7 @@ from rag.progress import Progress
 from rag.records import to_json
 
 NORM_TOLERANCE = 1e-3
-LOAD_LOCK = 3  # class of advisory locks; 1 and 2 are the store's
+LOAD_LOCK = 3  # advisory, with a hash of the collection's name
 DROP_WAIT = "2s"  # for readers of a replaced generation; what is still read then goes at the next load
 JSONB_VERSION = b"\x01"  # leads jsonb's binary form; the rest is its text
 

@@ -13,6 +13,7 @@ from rag.config import Settings, load_settings
 from rag.errors import IndexMismatch, ResourceError, SourceError
 from rag.index.build import ingest
 from rag.index.cluster import EmbedPlan, plan_embedding
+from rag.index.generations import details, generations, live_generation, rollback
 from rag.index.ledger import failures, last_run
 from rag.index.store import Store
 from rag.search.retrieve import open_retriever
@@ -74,7 +75,7 @@ def test_a_document_that_fails_and_is_mended_leaves_the_ledger_and_what_vanishes
     notes.write_text(text)
     assert ingest([str(notes)], settings).documents["unchanged"] == 1  # the old text was kept all along
     store = Store(_url(settings))
-    names = [Path(f.source).name for f in failures(store, store.live_generation(settings.collection))]
+    names = [Path(f.source).name for f in failures(store, live_generation(store, settings.collection))]
     assert names == ["empty.html", "fake.html"]
     store.close()
     notes.write_text("Now about walruses.")
@@ -94,8 +95,24 @@ def test_another_chunk_size_makes_another_generation_and_never_loses_documents(
     assert second.index_id != first.index_id
     assert second.documents["new"] == 3
     store = Store(_url(settings))
-    assert store.live_generation(settings.collection).generation_id == second.index_id
-    assert len(store.generations(settings.collection)) == 2
+    assert live_generation(store, settings.collection).generation_id == second.index_id
+    assert len(generations(store, settings.collection)) == 2
+    store.close()
+
+
+def test_an_index_that_was_rolled_back_to_is_brought_up_to_date_by_ingesting_with_its_settings(
+    folder: Path, settings: Settings
+) -> None:
+    first = ingest([str(folder)], settings)
+    smaller = settings.model_copy(update={"chunk": settings.chunk.model_copy(update={"size": 60, "overlap": 10})})
+    (folder / "notes.txt").write_text("Now about walruses.")
+    ingest([str(folder)], smaller)
+    store = Store(_url(settings))
+    assert rollback(store, settings.collection).generation_id == first.index_id
+    assert details(store, live_generation(store, settings.collection))["documents_behind"] == 1
+    again = ingest([str(folder)], settings)
+    assert (again.index_id, again.documents["changed"], again.documents["unchanged"]) == (first.index_id, 1, 2)
+    assert details(store, live_generation(store, settings.collection))["documents_behind"] == 0
     store.close()
 
 
@@ -168,8 +185,8 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
     deadline = time.monotonic() + 120
     num_before = 0
     while time.monotonic() < deadline and driver.poll() is None:
-        generations = store.generations(settings.collection) if settings.collection in store.collections() else []
-        num_before = store.counts(generations[0])["documents"] if generations else 0
+        found = generations(store, settings.collection) if settings.collection in store.collections() else []
+        num_before = store.counts(found[0])["documents"] if found else 0
         if num_before:
             break
         time.sleep(0.1)
@@ -181,7 +198,7 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
     assert report.documents["seen"] == 160
     assert report.documents["new"] + report.documents["unchanged"] == 160
     assert report.documents["unchanged"] >= num_before  # what was done is not done again
-    generation = store.live_generation(settings.collection)
+    generation = live_generation(store, settings.collection)
     with store.pool.connection() as conn:
         broken = conn.execute(
             "select m.doc_id from generation_documents m left join chunks c using (generation_id, doc_id)"
