@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from rag import cli
-from rag.index import build
+from rag.index import job
 
 
-def counted(folder: Path, seconds_per_chunk: float) -> type[build.EmbedChunks]:
+def counted(folder: Path, seconds_per_chunk: float) -> type[job.EmbedChunks]:
     """The product's embedding actor, one file per process in `folder`, a line per batch."""
 
-    class CountedEmbedChunks(build.EmbedChunks):
+    class CountedEmbedChunks(job.EmbedChunks):
         def __call__(self, batch: Any) -> Any:
-            ids = [chunk.chunk_id for text in batch.column("chunks").to_pylist() for chunk in build._chunks(text)]
+            ids = [chunk.chunk_id for text in batch.column("chunks").to_pylist() for chunk in job._chunks(text)]
             with (folder / f"{os.getpid()}.ids").open("a") as stream:
                 stream.write(" ".join(ids) + "\n")
             time.sleep(seconds_per_chunk * len(ids))
@@ -36,6 +36,6 @@ def begun(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    build.EmbedChunks = counted(Path(sys.argv[1]), float(sys.argv[2]))  # type: ignore[misc]
+    job.EmbedChunks = counted(Path(sys.argv[1]), float(sys.argv[2]))  # type: ignore[misc]
     del sys.argv[1:3]
     cli.main()

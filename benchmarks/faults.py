@@ -36,8 +36,8 @@ from corpus import build_model, write_documents
 from counted import begun
 
 from rag.config import EmbedConfig, load_settings
-from rag.index.cluster import plan_batch
 from rag.index.embed import load_embedder
+from rag.index.job import MIN_BATCH_BYTES
 from rag.index.server import EmbeddedServer
 from rag.ingest.chunks import chunk_section
 from rag.ingest.extract import extract
@@ -128,8 +128,9 @@ def environment(home: Path) -> dict[str, str]:
 
 def expectation(documents: Path, model: Path) -> dict[str, tuple[Chunk, np.ndarray]]:
     """What has to be in the table, made in this process: no Ray, no database."""
-    config = load_settings().chunk
-    sections = [section for ref in list_documents(str(documents)) for section in extract(read_document(ref))]
+    settings = load_settings()
+    config = settings.chunk
+    sections = [section for ref in list_documents(str(documents), settings) for section in extract(read_document(ref))]
     chunks = [chunk for section in sections for chunk in chunk_section(section, config)]
     embedder = load_embedder(EmbedConfig(model=str(model), precision="fp32"))
     embeddings = embedder.embed([chunk.context for chunk in chunks], "passage")
@@ -344,7 +345,8 @@ def main() -> int:
         home.mkdir()
         write_documents(documents, args.documents)
         model = args.model or build_model(Path(folder) / "model")
-        max_redone = max(MAX_REDONE, IN_FLIGHT * plan_batch(args.documents, 0, num_actors=1) / args.documents)
+        num_bytes = sum(path.stat().st_size for path in documents.iterdir())
+        max_redone = max(MAX_REDONE, IN_FLIGHT * MIN_BATCH_BYTES / num_bytes)
         trial = Trial(home, documents, model, expectation(documents, model), args.kill_every, max_redone)
         print(f"{args.documents} documents, {len(trial.expected)} chunks, {args.runs} runs", flush=True)
         outcomes = []

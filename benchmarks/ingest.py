@@ -27,12 +27,12 @@ from rag.ingest.sources import list_documents, read_document
 
 def chunk_texts(source: str) -> list[str]:
     """What the pipeline will embed, made in this process."""
-    config = load_settings().chunk
+    settings = load_settings()
     return [
         chunk.context
-        for ref in list_documents(source)
+        for ref in list_documents(source, settings)
         for section in extract(read_document(ref))
-        for chunk in chunk_section(section, config)
+        for chunk in chunk_section(section, settings.chunk)
     ]
 
 

@@ -146,12 +146,12 @@ def run_reference(folder: Path, url: str) -> int:
 
 def copy_pages(source: Path, folder: Path, num_chunks: int) -> int:
     """Copies pages in the order of their names until `rag` makes that many chunks of them; how many it makes."""
-    config, made = load_settings().chunk, 0
-    for ref in list_documents(str(source)):
+    settings, made = load_settings(), 0
+    for ref in list_documents(str(source), settings):
         if made >= num_chunks:
             break
         if ref.path is not None and ref.path.endswith(".html"):
-            made += sum(1 for section in extract(read_document(ref)) for _ in chunk_section(section, config))
+            made += sum(1 for section in extract(read_document(ref)) for _ in chunk_section(section, settings.chunk))
             shutil.copy(ref.path, folder)
     return made
 

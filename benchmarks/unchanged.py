@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from rag.config import load_settings
 from rag.index.server import EmbeddedServer
 from rag.ingest.sources import list_documents
 
@@ -24,7 +25,7 @@ UNCHANGED, CHANGED = 0.03, 0.06  # of the first run's time, at most
 
 def write_docstrings(folder: Path, num_documents: int) -> list[Path]:
     folder.mkdir()
-    refs = [ref for ref in list_documents("python:ray") if ref.content]
+    refs = [ref for ref in list_documents("python:ray", load_settings()) if ref.content]
     every = max(1, len(refs) // num_documents)
     paths = []
     for ref in refs[::every][:num_documents]:

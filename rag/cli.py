@@ -1,47 +1,30 @@
 """`rag …`: parse, load the configuration, call one function, print. Results on standard output, the rest on error."""
 
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from rag import __version__
-from rag.config import Settings, load_settings
+from rag.cli_db import db
+from rag.cli_index import index, index_line
 from rag.errors import ConfigError, RagError
+from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
-db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The database: embedded, or DATABASE_URL.")
 app.add_typer(db, name="db")
+app.add_typer(index, name="index")
 
-out = Console(highlight=False, soft_wrap=True)
-
-Collection = Annotated[str | None, typer.Option("--collection", "-c", help="Which corpus. [default: default]")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 LLMName = Annotated[
     str | None, typer.Option("--llm", help="A model's name, a .gguf file, or `extractive` for quotes only.")
 ]
-
-
-def settings_for(collection: str | None = None, **parts: dict[str, Any] | None) -> Settings:
-    """The resolved settings with the flags that were given."""
-    overrides: dict[str, Any] = {}
-    for name, part in parts.items():
-        given = {key: value for key, value in (part or {}).items() if value is not None}
-        if given:
-            overrides[name] = given
-    if collection is not None:
-        overrides["collection"] = collection
-    return load_settings(**overrides)
 
 
 @app.callback(invoke_without_command=True)
@@ -64,11 +47,25 @@ def demo() -> None:
 
 @app.command()
 def ingest(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folder, file, or python:package.module.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SOURCE]...", help="Folder, file, URL, python:package. [default: those of before]"),
+    ] = None,
     collection: Collection = None,
-    chunk_size: Annotated[int | None, typer.Option(min=50, help="Characters in a chunk. [default: 700]")] = None,
-    chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Shared characters. [default: 50]")] = None,
+    chunk_method: Annotated[
+        str | None, typer.Option(help="recursive, tokens, markdown, semantic or code. [default: recursive]")
+    ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(min=50, help="Characters in a chunk, or tokens for method tokens. [default: 700]")
+    ] = None,
+    chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Shared characters or tokens. [default: 50]")] = None,
     model: Annotated[str | None, typer.Option(help="Embedding model. [default: all-MiniLM-L6-v2]")] = None,
+    prune: Annotated[bool, typer.Option(help="Remove documents that their source no longer holds.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Even when that is more than half of them.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    deduplicate: Annotated[
+        bool | None, typer.Option("--deduplicate", help="Skip identical documents, hide near copies of chunks.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a collection up to date with its sources. What is unchanged costs a hash; a killed run goes on.
@@ -77,11 +74,13 @@ def ingest(
     rag ingest docs/ --collection handbook
     rag ingest python:ray.data python:ray.serve --collection ray-docs
     rag ingest README.md notes.txt --json
+    rag ingest --collection handbook --retry-failed      the sources of before, again
     """
     from rag.index.build import ingest as run
 
-    chunk = {"size": chunk_size, "overlap": chunk_overlap}
-    report = run(sources, settings_for(collection, chunk=chunk, embed={"model": model}))
+    chunk = {"method": chunk_method, "size": chunk_size, "overlap": chunk_overlap}
+    settings = settings_for(collection, chunk=chunk, embed={"model": model}, ingest={"deduplicate": deduplicate})
+    report = run(sources or [], settings, prune=prune, force=force, retry_failed=retry_failed)
     if as_json:
         print_json(asdict(report))
         return
@@ -90,15 +89,29 @@ def ingest(
     counts = ", ".join(f"{count} {name}" for name, count in report.documents.items())
     out.print(f"[bold]{report.collection}[/]: {counts}")
     out.print(f"{report.chunks_embedded} chunks embedded, {report.chunks_written} written in {report.seconds:.1f} s")
+    if report.chunks_truncated:
+        out.print(
+            f"[yellow]warning[/] {report.chunks_truncated} of {report.chunks_embedded} chunks are longer than the"
+            f" model's {report.max_tokens} tokens; their ends are not embedded; use --chunk-size below"
+            f" {settings.chunk.size} or --chunk-method tokens"
+        )
+    if any(report.duplicates.values()):
+        documents, chunks = report.duplicates["documents"], report.duplicates["chunks"]
+        hint = "" if settings.ingest.deduplicate else "; --deduplicate leaves them out"
+        out.print(f"duplicates: {documents} identical documents, {chunks} near copies of chunks{hint}")
 
 
 @app.command()
-def status(collection: Collection = None, as_json: AsJson = False) -> None:
+def status(
+    collection: Collection = None,
+    show_failures: Annotated[bool, typer.Option("--failures", help="Each failed document and its reason.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Collections, index generations, documents and failures.
 
     \b
     rag status
-    rag status --collection handbook --json
+    rag status --collection handbook --failures
     """
     with open_store(settings_for(collection)) as store:
         names = [collection] if collection else store.collections()
@@ -109,23 +122,42 @@ def status(collection: Collection = None, as_json: AsJson = False) -> None:
     if not names:
         out.print("no collections yet; run `rag ingest SOURCE --collection NAME`")
     for entry in report["collections"]:
-        out.print(f"[bold]{entry['name']}[/]")
-        for g in entry["generations"]:
-            live = "live" if g["live"] else g["state"]
-            size, overlap = g["config"]["chunk"]["size"], g["config"]["chunk"]["overlap"]
-            out.print(
-                f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks"
-                f" of {size}/{overlap}, {g['model']}"
-                + (f", recall@10 {g['stats']['recall@10']}" if "recall@10" in g["stats"] else "")
-            )
-        for failure in entry["failures"]:
-            out.print(f"  [red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")
+        _print_status(entry, show_failures)
+
+
+def _print_status(entry: dict[str, Any], show_failures: bool) -> None:
+    out.print(f"[bold]{entry['name']}[/]")
+    for g in entry["generations"]:
+        live = "live" if g["live"] else g["state"]
+        chunk = g["config"]["chunk"]
+        size = f"{chunk['size']}/{chunk['overlap']}" + (f" ({chunk['method']})" if "method" in chunk else "")
+        out.print(
+            f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks"
+            f" of {size}, {g['model']}"
+        )
+        if line := index_line(g["stats"]):
+            out.print(f"    {line}")
+    run = entry["last_run"]
+    if run and run["finished_at"]:
+        counts = ", ".join(f"{count} {name}" for name, count in run["documents"].items())
+        out.print(f"  last run {run['finished_at']}: {counts}, {run['seconds']:.1f} s")
+    elif run:
+        out.print(f"  last run began {run['started_at']} and has not ended; `rag ingest` goes on where it stopped")
+    if entry["failures"] and not show_failures:
+        out.print(f"  [red]{len(entry['failures'])} failed[/]; --failures lists them with their reasons")
+    for failure in entry["failures"] if show_failures else []:
+        out.print(f"  [red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")
 
 
 def _collection_status(store: Any, name: str) -> dict[str, Any]:
-    generations = store.generations(name)
+    from rag.index import ledger
+    from rag.index.generations import generations as generations_of
+
+    generations = generations_of(store, name)
+    live = next((g for g in generations if g.is_live), generations[-1] if generations else None)
     return {
         "name": name,
+        "sources": ledger.origins(store, name),
         "generations": [
             {
                 "index_id": g.generation_id,
@@ -138,9 +170,8 @@ def _collection_status(store: Any, name: str) -> dict[str, Any]:
             }
             for g in generations
         ],
-        "failures": [
-            {"source": f.source, "reason": f.reason} for g in generations if g.is_live for f in store.failures(g)
-        ],
+        "last_run": ledger.run_json(ledger.last_run(store, live)) if live else None,
+        "failures": [asdict(f) for f in ledger.failures(store, live)] if live else [],
     }
 
 
@@ -216,61 +247,6 @@ def serve(
     from rag.serve.app import run
 
     run(settings_for(collection, serve={"host": host, "port": port}, llm={"name": llm}))
-
-
-@db.command()
-def start() -> None:
-    """Start the embedded server where it does not run, and migrate."""
-    url()
-
-
-@db.command()
-def stop() -> None:
-    """Stop the embedded server."""
-    from rag.index.server import EmbeddedServer
-
-    settings = settings_for()
-    if settings.database_url is not None:
-        raise ConfigError("DATABASE_URL names a server that is not ours to stop; unset it to mean the embedded one")
-    print("stopped" if EmbeddedServer(settings.home).stop() else "not running")
-
-
-@db.command()
-def url() -> None:
-    """Print the database's URL (no password), for psql and other tools; starts and migrates it."""
-    from rag.index.database import open_database, without_password
-
-    print(without_password(open_database(settings_for())))
-
-
-@db.command()
-def migrate() -> None:
-    """Apply the migrations that are missing."""
-    from rag.index.database import migrate as run
-    from rag.index.database import without_password
-    from rag.index.server import EmbeddedServer
-
-    settings = settings_for()
-    secret = settings.database_url
-    where = secret.get_secret_value() if secret else EmbeddedServer(settings.home).start()
-    applied = run(where)
-    print(f"{without_password(where)}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))
-
-
-@contextmanager
-def open_store(settings: Settings) -> Iterator[Any]:
-    from rag.index.database import open_database
-    from rag.index.store import Store
-
-    store = Store(open_database(settings))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
 
 
 def run_command(command: Callable[[], Any]) -> int:

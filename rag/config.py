@@ -3,11 +3,23 @@
 A stage gets only its part: `chunk_section(section, settings.chunk)`.
 """
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,14 +29,17 @@ from pydantic_settings import (
 
 from rag.errors import ConfigError
 
+COLLECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ChunkConfig(_Part):
-    size: int = Field(700, ge=50, le=100_000, description="characters in a chunk, at most")
-    overlap: int = Field(50, ge=0, description="characters that neighbouring chunks share, at most")
+    method: str = Field("recursive", pattern="^(recursive|tokens|markdown|semantic|code)$", description="how to cut")
+    size: int = Field(700, ge=50, le=100_000, description="characters in a chunk, at most; tokens for method tokens")
+    overlap: int = Field(50, ge=0, description="characters, or tokens, that neighbouring chunks share, at most")
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> "ChunkConfig":
@@ -32,16 +47,66 @@ class ChunkConfig(_Part):
             raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_default_method(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Generations from before there were methods are stored without one, and stay what they are."""
+        values: dict[str, Any] = serialize(self)
+        if values.get("method") == "recursive":
+            del values["method"]
+        return values
+
+
+class IngestConfig(_Part):
+    deduplicate: bool = Field(False, description="leave out identical documents, hide near copies of chunks")
+
 
 class EmbedConfig(_Part):
     model: str = Field("all-MiniLM-L6-v2", description="packaged name, local folder or hub id")
     precision: str = Field("auto", pattern="^(auto|fp32|bf16|fp16|openvino)$", description="auto measures")
 
 
+class IndexConfig(_Part):
+    keep_generations: int = Field(2, ge=0, description="retired generations kept beside the live one")
+    vectors: str = Field("auto", pattern="^(auto|halfvec|vector)$", description="what HNSW indexes; auto is halfvec")
+    m: int | None = Field(None, ge=2, le=100, description="HNSW links of a chunk; chosen by size")
+    ef_construction: int | None = Field(None, ge=4, le=1000, description="HNSW candidates while building")
+
+    @model_validator(mode="after")
+    def _candidates_suffice(self) -> "IndexConfig":
+        if self.ef_construction is not None and self.ef_construction < 2 * (self.m or 2):
+            raise ValueError(f"ef_construction ({self.ef_construction}) must be at least twice m ({self.m})")
+        return self
+
+
 class SearchConfig(_Part):
     k: int = Field(10, ge=1, le=1000, description="hits returned by a search")
     mode: str = Field("semantic", pattern="^(semantic)$")
     ef_search: int = Field(100, ge=1, le=1000, description="HNSW candidates; more is slower and more exact")
+
+
+class WebConfig(_Part):
+    """How `rag ingest https://…` crawls a site."""
+
+    max_pages: int = Field(1000, ge=1, le=1_000_000, description="URLs visited, at most")
+    max_depth: int = Field(10, ge=0, le=1000, description="links away from the start page, at most")
+    delay_s: float = Field(0.2, ge=0, le=60, description="between requests; a longer Crawl-delay is respected")
+    timeout_s: float = Field(30.0, gt=0, description="for one whole reply")
+    max_retries: int = Field(3, ge=0, le=10, description="after no reply, 429, 502, 503, 504")
+    max_bytes: int = Field(20 * 2**20, ge=1024, description="in a page, also after decompression")
+    user_agent: str = Field("rag-crawler", pattern=r"^[\x21-\x7e][\x20-\x7e]*$", description="also for robots.txt")
+    allow_private: tuple[str, ...] = Field(
+        (), description="hosts that need not be public: wiki.internal, 127.0.0.1:8123, [::1]:80, 10.1.0.0/16"
+    )
+
+    @field_validator("allow_private")
+    @classmethod
+    def _are_hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            if "/" in entry:
+                ipaddress.ip_network(entry)
+            elif not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", entry):
+                raise ValueError(f"expected host, host:port or a network such as 10.1.0.0/16, found {entry!r}")
+        return entries
 
 
 class LLMConfig(_Part):
@@ -59,6 +124,7 @@ class LLMConfig(_Part):
 class RayConfig(_Part):
     address: str = Field("local", description="`local` starts Ray here; `auto` or ray://… joins a cluster")
     num_cpus: int | None = Field(None, ge=1, description="CPUs for a local Ray; all by default")
+    shared_files: bool = Field(False, description="all machines read the same paths, so no file is sent to them")
 
 
 class ServeConfig(_Part):
@@ -77,10 +143,13 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("~/.rag"), validate_default=True, description="embedded server, caches")
     database_url: SecretStr | None = Field(None, description="any PostgreSQL with pgvector >= 0.8.4")
-    collection: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    collection: str = Field("default", pattern=COLLECTION_NAME)
+    ingest: IngestConfig = IngestConfig()
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
+    index: IndexConfig = IndexConfig()
     search: SearchConfig = SearchConfig()
+    web: WebConfig = WebConfig()
     llm: LLMConfig = LLMConfig()
     ray: RayConfig = RayConfig()
     serve: ServeConfig = ServeConfig()

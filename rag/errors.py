@@ -4,8 +4,10 @@ RagError
 ├── ConfigError        a setting that cannot be used
 ├── SourceError        nothing to read where the user pointed
 ├── ExtractionError    one document that could not be read (goes to the ledger; the job goes on)
+├── DumpError          a dump that cannot be written or loaded
 ├── DatabaseError      no PostgreSQL, or one that cannot be used
 ├── NotFound           no such collection or generation
+├── NotAllowed         what an index generation's state forbids: the live one is not dropped
 ├── IndexMismatch      the query's embedder is not the one the index was built with
 ├── ModelError         a model that cannot be loaded
 ├── ResourceError      the job needs more than the cluster has
@@ -30,12 +32,20 @@ class ExtractionError(RagError):
     """One document that could not be read; its text is the reason in the ledger."""
 
 
+class DumpError(RagError):
+    """A dump that cannot be written or loaded."""
+
+
 class DatabaseError(RagError):
     """No PostgreSQL, or one that cannot be used."""
 
 
 class NotFound(RagError):
     """No such collection or generation."""
+
+
+class NotAllowed(RagError):
+    """What an index generation's state forbids: the live one is not dropped, an unfinished one not made live."""
 
 
 class IndexMismatch(RagError):

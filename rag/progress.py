@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 class Progress:
     """`with Progress("ingest", total=500, unit="documents") as progress: progress.update(3)`"""
 
-    def __init__(self, label: str, total: int, unit: str, every_s: float = 5.0) -> None:
+    def __init__(self, label: str, total: int | None, unit: str, every_s: float = 5.0) -> None:
         self.label, self.total, self.unit, self.every_s = label, total, unit, every_s
         self.num_done = 0
         self.started = self.last_line = time.monotonic()
@@ -31,7 +32,8 @@ class Progress:
 
     def _line(self) -> None:
         elapsed = time.monotonic() - self.started
-        meter = tqdm.format_meter(self.num_done, self.total, elapsed, unit=f" {self.unit}", ncols=0)
+        total: Any = self.total  # tqdm takes None for an unknown one, its type stubs do not
+        meter = tqdm.format_meter(self.num_done, total, elapsed, unit=f" {self.unit}", ncols=0)
         print(f"{self.label}: {meter}", file=sys.stderr, flush=True)
 
     def __exit__(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.config import load_settings
+from rag.config import ChunkConfig, load_settings
 from rag.errors import ConfigError
 from rag.index.database import open_database
 
@@ -52,3 +52,9 @@ def test_database_url_replaces_the_embedded_server(database_url: str, tmp_path: 
     settings = load_settings(home=tmp_path / "unused", database_url=database_url)
     assert open_database(settings) == database_url
     assert not (tmp_path / "unused").exists()
+
+
+def test_the_default_chunk_method_is_not_stored():
+    assert ChunkConfig().model_dump() == {"size": 700, "overlap": 50}
+    assert ChunkConfig(method="code").model_dump() == {"method": "code", "size": 700, "overlap": 50}
+    assert ChunkConfig(**ChunkConfig().model_dump()) == ChunkConfig()

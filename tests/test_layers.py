@@ -14,9 +14,9 @@ LAYERS = [
     {"generate"},
     {"evaluate"},
     {"train", "serve"},
-    {"demo", "cli"},
+    {"demo", "cli", "cli_db", "cli_index", "terminal"},
 ]
-RAY_LIVES_IN = {"index/cluster.py", "index/build.py", "evaluate/experiment.py"}
+RAY_LIVES_IN = {"index/cluster.py", "index/job.py", "evaluate/experiment.py"}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Ray, started or joined, and how a job divides its CPUs and documents. Reservations are checked before work begins."""
+"""Ray, started or joined, and how a job divides its CPUs. Every reservation is checked before work begins."""
 
 import logging
 import os
@@ -12,10 +12,6 @@ import psutil
 from rag.config import RayConfig
 from rag.errors import ResourceError
 
-BATCH_BYTES = 300_000  # about 500 chunks: enough to sort by length, little enough for writing to overlap
-MAX_BATCH = 256  # documents
-MIN_BATCHES = 80  # for each embedding actor: a killed driver loses about three of them, which should stay below 5 %
-SMALL_BATCH = 16  # documents; smaller ones lose more by calls than a killed driver would
 TASK_CPUS = 0.25  # extract and write mostly wait; a whole CPU each would starve the embedders (docs/architecture.md)
 
 
@@ -57,11 +53,11 @@ def plan_embedding(total_cpus: float, free_cpus: float, total_gpus: float) -> Em
     return EmbedPlan(max(1, int((free_cpus - 1) // 2)), 2, 0, 2)
 
 
-def plan_batch(num_documents: int, num_bytes: int, num_actors: int) -> int:
-    """Documents in a batch: by bytes where the job is large, by its share of the job where it is small."""
-    by_bytes = BATCH_BYTES * num_documents // max(1, num_bytes)
-    by_share = max(SMALL_BATCH, num_documents // (MIN_BATCHES * num_actors))
-    return max(1, min(MAX_BATCH, by_bytes, by_share))
+def num_hosts() -> int:
+    """Machines of the cluster; simulated nodes on one machine count once."""
+    import ray
+
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
 
 
 @contextmanager

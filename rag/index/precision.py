@@ -135,12 +135,12 @@ def fastest_precision(run: Run, weights: str, on_gpu: bool, cache_dir: Path | No
     candidates = ["bf16", "fp16"] if on_gpu else ["bf16", *(["openvino"] if has_openvino() else [])]
     path = cache_dir / "precision.json" if cache_dir else None
     key = _machine(weights, on_gpu)
-    choice = _read(path).get(key)
+    choice = read_cache(path).get(key)
     if choice in ("fp32", *candidates):
         return str(choice)
     choice = _measure(run, candidates)
     if path:
-        _replace(path, {**_read(path), key: choice})
+        replace_cache(path, {**read_cache(path), key: choice})
     return choice
 
 
@@ -195,8 +195,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _read(path: Path | None) -> dict[str, str]:
-    """{} where there is no file or one that cannot be read: measuring again repairs it."""
+def read_cache(path: Path | None) -> dict[str, str]:
+    """{} where there is no file or one that cannot be read: finding out again repairs it."""
     if path is None:
         return {}
     try:
@@ -206,11 +206,11 @@ def _read(path: Path | None) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _replace(path: Path, choices: dict[str, str]) -> None:
+def replace_cache(path: Path, entries: dict[str, str]) -> None:
     """Whole or absent. A cache that cannot be written costs time, not the job."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent)
         with open(handle, "w") as stream:
-            json.dump(choices, stream, indent=1)
+            json.dump(entries, stream, indent=1)
         os.replace(aside, path)

@@ -1,17 +1,20 @@
-"""All SQL of collections, generations and chunks. Rows in, records out; knows no Ray and no model."""
+"""The SQL of collections, documents and chunks. Rows in, records out; knows no Ray and no model."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row
 
-from rag.errors import DatabaseError, NotFound
-from rag.index.database import Pool, open_pool
-from rag.records import Chunk, Section, document_id, to_json
+from rag.errors import DatabaseError
+from rag.index.database import Pool, connect, open_pool
+from rag.records import Chunk, Section, document_id
+
+WRITER_LOCK = 4  # advisory, with a generation's id: shared by who writes to it, exclusive for who drops it
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,12 @@ class Generation:
     config: dict[str, Any]
     fingerprint: dict[str, Any]
     dim: int
-    state: str
+    state: str  # building, ready (finished), retired (was live)
     stats: dict[str, Any]
     is_live: bool
+    created_at: datetime
+    live_since: datetime | None  # the last time it went live
+    retired_at: datetime | None
 
     @property
     def table(self) -> sql.Identifier:
@@ -44,19 +50,11 @@ class IndexedDocument:
     sections: tuple[Section, ...]
     chunks: tuple[Chunk, ...]
     embeddings: np.ndarray
+    seconds: float = 0.0  # spent on reading and extracting it
 
     @property
     def doc_id(self) -> str:
         return document_id(self.source)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A ledger entry: a document that could not be ingested, and why. No hash where it could not be read."""
-
-    source: str
-    reason: str
-    content_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,24 +66,20 @@ class Known:
     num_chunks: int
 
 
-_GENERATION = """
-    select g.generation_id, g.collection_id, c.name as collection, g.config, g.fingerprint, g.dim, g.state, g.stats,
-           coalesce(g.generation_id = c.live_generation_id, false) as is_live
-    from generations g join collections c using (collection_id)
-"""
-
-
 class Store:
     """One database. Holds a pool; share it between threads."""
 
     def __init__(self, url: str, max_connections: int = 8) -> None:
         self.url = url
         self.pool: Pool = open_pool(url, max_connections)
+        self._held: dict[int, psycopg.Connection[Any]] = {}
 
     def close(self) -> None:
+        for generation_id in list(self._held):
+            self.release(generation_id)
         self.pool.close()
 
-    # Collections and generations
+    # Collections
 
     def ensure_collection(self, name: str) -> int:
         """The collection's id; created where it is missing."""
@@ -97,68 +91,24 @@ class Store:
         with self.pool.connection() as conn:
             return [row[0] for row in conn.execute("select name from collections order by name")]
 
-    def generations(self, collection: str) -> list[Generation]:
-        """Oldest first. Raises NotFound for an unknown collection."""
-        with self.pool.connection() as conn, conn.cursor(row_factory=class_row(Generation)) as cur:
-            cur.execute(_GENERATION + " where c.name = %s order by g.generation_id", [collection])
-            found = cur.fetchall()
-        if not found and collection not in self.collections():
-            known = ", ".join(self.collections()) or "none yet"
-            raise NotFound(
-                f"no collection named {collection!r} (known: {known});"
-                f" run `rag ingest SOURCE --collection {collection}`"
-            )
-        return found
+    # Generations that this process writes
 
-    def live_generation(self, collection: str) -> Generation:
-        """The generation readers use. Raises NotFound."""
-        for generation in self.generations(collection):
-            if generation.is_live:
-                return generation
-        raise NotFound(
-            f"collection {collection!r} has no finished index yet; run `rag ingest SOURCE --collection {collection}`"
-        )
+    def hold(self, generation_id: int) -> None:
+        """Keeps a generation from being dropped until `release` or `close`.
 
-    def ensure_generation(
-        self, collection: str, config: dict[str, Any], fingerprint: dict[str, Any], dim: int
-    ) -> Generation:
-        """The generation built by exactly this config and embedder; a new one is `building`, beside the live one."""
-        collection_id = self.ensure_collection(collection)
-        with self.pool.connection() as conn:
-            # Serialises creation: two jobs that start at once must not both create the partition.
-            conn.execute("select pg_advisory_xact_lock(%s, %s)", [1, collection_id])
-            key = [collection_id, to_json(config), to_json(fingerprint)]
-            found = conn.execute(
-                "select generation_id from generations where collection_id = %s and config = %s and fingerprint = %s",
-                key,
-            ).fetchone()
-            if found is None:
-                generation_id = scalar(
-                    conn,
-                    "insert into generations (collection_id, config, fingerprint, dim) values (%s, %s, %s, %s)"
-                    " returning generation_id",
-                    [*key, dim],
-                )
-                conn.execute(
-                    sql.SQL(
-                        "create table {} partition of chunks (check (vector_dims(embedding) = {})) for values in ({})"
-                    ).format(sql.Identifier(f"chunks_{generation_id}"), sql.Literal(dim), sql.Literal(generation_id))
-                )
-        wanted = (config, fingerprint)
-        return next(g for g in self.generations(collection) if (g.config, g.fingerprint) == wanted)
+        The lock goes with a connection of its own, so a killed process holds nothing.
+        """
+        if generation_id not in self._held:
+            conn = connect(self.url)
+            conn.autocommit = True
+            conn.execute("select pg_advisory_lock_shared(%s, %s)", [WRITER_LOCK, generation_id])
+            self._held[generation_id] = conn
 
-    def activate(self, generation: Generation, stats: dict[str, Any]) -> None:
-        """Makes a generation ready and live: readers see the old one or this one, nothing between."""
-        with self.pool.connection() as conn:
-            conn.execute(
-                "update generations set state = 'ready', ready_at = coalesce(ready_at, now()), stats = stats || %s"
-                " where generation_id = %s",
-                [to_json(stats), generation.generation_id],
-            )
-            conn.execute(
-                "update collections set live_generation_id = %s where collection_id = %s",
-                [generation.generation_id, generation.collection_id],
-            )
+    def release(self, generation_id: int) -> None:
+        if conn := self._held.pop(generation_id, None):
+            with contextlib.suppress(psycopg.Error):  # closing alone, the server would notice some time later
+                conn.execute("select pg_advisory_unlock_all()")
+            conn.close()
 
     # Documents
 
@@ -198,31 +148,6 @@ class Store:
             conn.execute(f"delete from generation_documents where {mine} and doc_id = any(%s)", key)
             done = conn.execute("delete from documents where collection_id = %s and doc_id = any(%s)", key)
             return done.rowcount
-
-    def write_failures(self, generation: Generation, failures: Sequence[Failure]) -> None:
-        with self.pool.connection() as conn, conn.cursor() as cur:
-            cur.executemany(
-                "insert into failures (generation_id, source, reason, content_hash) values (%s, %s, %s, %s)"
-                " on conflict (generation_id, source) do update set"
-                " reason = excluded.reason, content_hash = excluded.content_hash, failed_at = now()",
-                [(generation.generation_id, f.source, _storable(f.reason), f.content_hash) for f in failures],
-            )
-
-    def forget_failures(self, generation: Generation, sources: Sequence[str]) -> None:
-        """Drops ledger entries, of documents that their source no longer lists."""
-        with self.pool.connection() as conn:
-            conn.execute(
-                "delete from failures where generation_id = %s and source = any(%s)",
-                [generation.generation_id, list(sources)],
-            )
-
-    def failures(self, generation: Generation) -> list[Failure]:
-        with self.pool.connection() as conn:
-            rows = conn.execute(
-                "select source, reason, content_hash from failures where generation_id = %s order by source",
-                [generation.generation_id],
-            )
-            return [Failure(*row) for row in rows]
 
     def counts(self, generation: Generation) -> dict[str, int]:
         """Documents and chunks in a generation, from its manifest."""
@@ -298,11 +223,12 @@ def _write_manifest(
 ) -> None:
     with conn.cursor() as cur:
         cur.executemany(
-            "insert into generation_documents (generation_id, doc_id, content_hash, num_chunks)"
-            " values (%s, %s, %s, %s) on conflict (generation_id, doc_id) do update set"
-            " content_hash = excluded.content_hash, num_chunks = excluded.num_chunks, indexed_at = now()",
+            "insert into generation_documents (generation_id, doc_id, content_hash, num_chunks, seconds)"
+            " values (%s, %s, %s, %s, %s) on conflict (generation_id, doc_id) do update set"
+            " content_hash = excluded.content_hash, num_chunks = excluded.num_chunks,"
+            " seconds = excluded.seconds, indexed_at = now()",
             [
-                (generation.generation_id, d.doc_id, d.content_hash, len(d.chunks))
+                (generation.generation_id, d.doc_id, d.content_hash, len(d.chunks), d.seconds)
                 for d in sorted(documents, key=lambda d: d.doc_id)
             ],
         )
@@ -313,8 +239,3 @@ def scalar(conn: psycopg.Connection[Any], statement: Any, params: Sequence[Any] 
     if row is None:
         raise DatabaseError(f"expected one row from {statement!r}, found none")
     return row[0]
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL's text holds neither NUL nor lone surrogates."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()

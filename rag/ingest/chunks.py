@@ -1,53 +1,71 @@
-"""A section in, its chunks out: overlapping windows whose spans are exact. Knows nothing of markup."""
+"""A section in, its chunks out: windows whose spans are exact, cut by one of five methods.
 
-from collections.abc import Iterator
+Knows no model: what a method needs of one (tokens, embeddings) is handed in. Whatever the method, a chunk is at most
+`config.size` long, all the text of the section is in some chunk, and the chunks stand in order.
+"""
 
-from langchain_text_splitters import RecursiveCharacterTextSplitter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
 
 from rag.config import ChunkConfig
-from rag.ingest.outline import BLANK_LINES
+from rag.errors import ConfigError
+from rag.ingest.blocks import code_windows, markdown_windows
+from rag.ingest.semantic import semantic_windows
+from rag.ingest.windows import Span, TokenSpans, char_windows, token_windows, trim_span
 from rag.records import Chunk, Section
 
-FIRST_CODE = 0x10000
-NUM_CODES = 0x110000 - FIRST_CODE
+
+@dataclass(frozen=True)
+class ChunkTools:
+    """What methods need beyond the text; None where the chosen one needs nothing."""
+
+    token_spans: TokenSpans | None = None  # character span of each token, special ones left out
+    max_tokens: int | None = None  # tokens of a chunk's context, title and text, that the model reads
+    embed: Callable[[list[str]], np.ndarray] | None = None  # (n, dim) float32, rows of norm 1
 
 
-def chunk_section(section: Section, config: ChunkConfig) -> list[Chunk]:
-    """Windows of at most `config.size` characters that together hold all the text of the section."""
+NO_TOOLS = ChunkTools()
+
+
+def chunk_section(section: Section, config: ChunkConfig, tools: ChunkTools = NO_TOOLS) -> list[Chunk]:
+    """The section's chunks, in order of their starts, none inside another.
+
+    Raises ConfigError where the method needs a tool that is not there.
+    """
     chunks: list[Chunk] = []
-    for window_start, window_end in _windows(section.text, config):
-        start, end = _trim(section.text, window_start, window_end)
+    for window_start, window_end in _windows(section, config, tools):
+        start, end = trim_span(section.text, window_start, window_end)
         if start < end and (not chunks or end > chunks[-1].end_char):
+            if chunks and start == chunks[-1].start_char:  # but for blanks, the one before lies inside this one
+                chunks.pop()
             text = section.text[start:end]
             chunks.append(Chunk(section.section_id, section.source, section.title, text, start, end))
     return chunks
 
 
-def _windows(text: str, config: ChunkConfig) -> Iterator[tuple[int, int]]:
-    """Where the splitter cuts. It tells only the pieces, and a piece may occur in the text many times.
+def _windows(section: Section, config: ChunkConfig, tools: ChunkTools) -> Iterable[Span]:
+    text, size, overlap = section.text, config.size, config.overlap
+    if config.method == "tokens":
+        if tools.token_spans is None:
+            raise ConfigError("chunk.method tokens: expected ChunkTools with token_spans, found none")
+        size = _text_tokens(section.title, size, tools.token_spans, tools.max_tokens)
+        return token_windows(text, size, min(overlap, size // 2), tools.token_spans)
+    if config.method == "semantic":
+        if tools.embed is None:
+            raise ConfigError("chunk.method semantic: expected ChunkTools with embed, found none")
+        return semantic_windows(text, size, tools.embed)
+    by_method = {"recursive": char_windows, "markdown": markdown_windows, "code": code_windows}
+    return by_method[config.method](text, size, overlap)
 
-    So it gets a stand-in in which every character but the separators is a number: its position.
+
+def _text_tokens(title: str, size: int, token_spans: TokenSpans, max_tokens: int | None) -> int:
+    """What of the size is left to the text where title and text together must be read by the model.
+
+    Half of what the model reads is the text's in any case: of an endless heading path no chunk would be left.
     """
-    splitter = RecursiveCharacterTextSplitter(
-        chunk_size=config.size, chunk_overlap=config.overlap, strip_whitespace=False
-    )
-    numbered = "".join(
-        char if char in "\n " else chr(FIRST_CODE + position % NUM_CODES) for position, char in enumerate(text)
-    )
-    previous = 0
-    for piece in splitter.split_text(numbered):
-        num_blank = len(piece) - len(piece.lstrip("\n "))
-        if num_blank < len(piece):
-            previous += (ord(piece[num_blank]) - FIRST_CODE - previous) % NUM_CODES
-            start = previous - num_blank
-            yield start, start + len(piece)
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without blank lines at its ends; the indentation of a whole first line stays."""
-    end = start + len(text[start:end].rstrip())
-    blank = BLANK_LINES.match(text, start, end)
-    start = blank.end() if blank else start
-    if start and text[start - 1] != "\n":  # cut in mid-line: the space belongs to no line's indentation
-        start = end - len(text[start:end].lstrip())
-    return start, end
+    if max_tokens is None or not title:
+        return size
+    left = max_tokens - len(token_spans(f"{title}\n\n"))
+    return min(size, max(left, max_tokens // 2))

@@ -1,18 +1,32 @@
 """A document's bytes in, its titled sections out; ExtractionError with the reason where there are none.
 
-Dispatches on the MIME type; decoding never fails. Knows nothing of files, chunks or models.
+Dispatches on the MIME type; decoding never fails. What may hurt is read in a child process: all formats that are
+not text, and large documents of any format. Knows nothing of files, chunks or models.
 """
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 from charset_normalizer import from_bytes
 
 from rag.errors import ExtractionError
+from rag.ingest.code import LANGUAGES, split_code, split_python
+from rag.ingest.docx import split_docx
+from rag.ingest.epub import split_epub
 from rag.ingest.html import split_html
+from rag.ingest.isolate import read_isolated
 from rag.ingest.markdown import split_markdown
-from rag.ingest.outline import name_each, trim
+from rag.ingest.mimes import DOCX, NOTEBOOK, PPTX, XLSX
+from rag.ingest.notebook import split_notebook
+from rag.ingest.outline import file_name, name_each, trim
+from rag.ingest.pdf import split_pdf
+from rag.ingest.pptx import split_pptx
+from rag.ingest.rows import ROW, split_row
 from rag.ingest.rst import split_rst
+from rag.ingest.tables import split_csv, split_tsv
+from rag.ingest.xlsx import split_xlsx
 from rag.records import Document, Section
 
 # byte order mark -> encoding; UTF-32 first, because its mark begins with that of UTF-16
@@ -23,13 +37,19 @@ MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-MAGIC = (b"\x89PNG", b"%PDF-", b"PK\x03\x04", b"GIF8", b"\xff\xd8\xff", b"\x7fELF", b"\x1f\x8b", b"BZh")
+PDF_MARK, ZIP_MARK, OLE_MARK = b"%PDF-", b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+MAGIC = (b"\x89PNG", PDF_MARK, ZIP_MARK, OLE_MARK, b"GIF8", b"\xff\xd8\xff", b"\x7fELF", b"\x1f\x8b", b"BZh")
 CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32), 127])  # not \t \n \v \f \r, nor terminal escapes
 CONTROL_SHARE = 0.02  # of the bytes; a stray one is dropped, compressed data has a tenth
 META_CHARSET = re.compile(rb"""<meta[^>]{1,200}charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
 SAMPLE_BYTES = 1 << 16
 UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL and UTF-8 take neither
 LINE_ENDS = re.compile("\r\n?")
+MARK_WITHIN = 1024  # bytes: PDF allows some before its mark, and so do the readers of ZIP
+
+ISOLATED_BYTES = 1 << 15  # odd markup of this size takes seconds, and the time grows with the square of the size
+MAX_SECTIONS = 100_000
+MAX_TEXT_CHARS = 64 * 2**20
 
 
 def split_plain(text: str, source: str) -> list[Section]:
@@ -42,29 +62,88 @@ def split_docstring(text: str, source: str) -> list[Section]:
     return [Section(source, source.removeprefix("python:"), trim(text))]
 
 
+def split_config(text: str, source: str) -> list[Section]:
+    """One section, named by the file with its suffix."""
+    return [Section(source, file_name(source), trim(text))]
+
+
 SPLITTERS: dict[str, tuple[str, Callable[[str, str], list[Section]]]] = {
     "text/html": ("HTML", split_html),
     "text/markdown": ("Markdown", split_markdown),
     "text/plain": ("text", split_plain),
     "text/x-rst": ("reStructuredText", split_rst),
     "text/x-python-doc": ("a docstring", split_docstring),
+    ROW: ("a row", split_row),
+    "text/csv": ("CSV", split_csv),
+    "text/tab-separated-values": ("TSV", split_tsv),
+    "application/json": ("JSON", split_config),
+    "application/yaml": ("YAML", split_config),
+    "application/toml": ("TOML", split_config),
+    "text/x-ini": ("INI", split_config),
+    NOTEBOOK: ("a notebook", split_notebook),
+    "text/x-python": ("Python", split_python),
+}
+SPLITTERS |= {mime: ("source code", partial(split_code, language=language)) for mime, language in LANGUAGES.items()}
+
+# formats that are not text: mime -> (name, what the file begins with, reader)
+READERS: dict[str, tuple[str, bytes, Callable[[bytes, str], list[Section]]]] = {
+    "application/pdf": ("PDF", PDF_MARK, split_pdf),
+    DOCX: ("DOCX", ZIP_MARK, split_docx),
+    PPTX: ("PPTX", ZIP_MARK, split_pptx),
+    XLSX: ("XLSX", ZIP_MARK, split_xlsx),
+    "application/epub+zip": ("EPUB", ZIP_MARK, split_epub),
 }
 
 
 def extract(document: Document) -> list[Section]:
     """The sections of a document, in its order, each with text of its own and a source of its own."""
-    if document.mime not in SPLITTERS:
-        raise ExtractionError(f"expected one of {', '.join(SPLITTERS)}, found {document.mime}")
-    expected, split = SPLITTERS[document.mime]
-    if not document.content.strip():
+    kind = _check(document)
+    if document.mime in READERS or len(document.content) > ISOLATED_BYTES:
+        return read_isolated(document, kind)
+    return split_document(document)
+
+
+def _check(document: Document) -> str:
+    """The name of the document's format. ExtractionError for what is plainly something else."""
+    content, mime = document.content, document.mime
+    if mime not in SPLITTERS and mime not in READERS:
+        raise ExtractionError(f"expected a type that can be read (docs/formats.md lists them), found {mime}")
+    if not content.strip():
         raise ExtractionError("empty")
-    if is_binary(document.content):
-        raise ExtractionError(f"binary content, expected {expected}")
-    text = decode(document.content, document.mime)
-    sections = [section for section in split(text, document.source) if section.text.strip()]
+    if mime in SPLITTERS:
+        if is_binary(content):
+            raise ExtractionError(f"binary content, expected {SPLITTERS[mime][0]}")
+        return SPLITTERS[mime][0]
+    kind, mark, _ = READERS[mime]
+    if mark == ZIP_MARK and content.startswith(OLE_MARK):
+        raise ExtractionError(f"encrypted, or older than {kind}; save it as {kind} without a password")
+    others = tuple(other for other in MAGIC if other != mark)
+    if content.startswith(others) or mark not in content[:MARK_WITHIN]:
+        raise ExtractionError(f"expected {kind}, found something else under its name")
+    return kind
+
+
+def split_document(document: Document) -> list[Section]:
+    """As `extract`, in this process and without the checks before."""
+    if document.mime in READERS:
+        found = READERS[document.mime][2](document.content, document.source)
+    else:
+        found = SPLITTERS[document.mime][1](decode(document.content, document.mime), document.source)
+    sections = [clean for section in found if (clean := _clean(section)).text.strip()]
     if not sections:
         raise ExtractionError("no text")
+    if len(sections) > MAX_SECTIONS:
+        raise ExtractionError(f"expected at most {MAX_SECTIONS} sections, found {len(sections)}; split the file")
+    num_chars = sum(len(section.text) for section in sections)
+    if num_chars > MAX_TEXT_CHARS:
+        raise ExtractionError(f"expected at most {MAX_TEXT_CHARS} characters, found {num_chars}; split the file")
     return name_each(sections, document.source)
+
+
+def _clean(section: Section) -> Section:
+    """Without what PostgreSQL and UTF-8 do not take; a text that was decoded has none of it, an office file may."""
+    title = " ".join(UNPRINTABLE.sub("", section.title).split())
+    return replace(section, title=title, text=LINE_ENDS.sub("\n", UNPRINTABLE.sub("", section.text)))
 
 
 def is_binary(content: bytes) -> bool:

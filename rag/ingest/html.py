@@ -46,7 +46,7 @@ NEVER_DEEP |= {"p", "li", "dt", "dd", "tr", "td", "th", "option"}  # closed by t
 
 def split_html(text: str, source: str) -> list[Section]:
     """Sections of a page; empty when it has no text."""
-    _refuse_depth(text)
+    refuse_depth(text)
     tree = LexborHTMLParser(text)
     title = tree.head.css_first("title") if tree.head else None
     name = " ".join(title.text().split()) if title else ""
@@ -69,7 +69,8 @@ def _main_content(tree: LexborHTMLParser) -> Iterator[LexborNode]:
         yield tree.body
 
 
-def _refuse_depth(text: str) -> None:
+def refuse_depth(text: str) -> None:
+    """ExtractionError for HTML that would keep the parser busy for minutes."""
     if text.count("<") < MANY_TAGS:
         return
     depth = deepest = 0

@@ -26,8 +26,13 @@ def split_markdown(text: str, source: str) -> list[Section]:
     front = FRONT_MATTER.match(text)
     title = FRONT_TITLE.search(front[1]) if front else None
     body = text[front.end() :] if front else text
-    headings = list(_headings(_parser().parse(body)))
+    headings = find_headings(body)
     return split_at_headings(body.split("\n"), headings, source, title[1].strip("\"'") if title else "")
+
+
+def find_headings(text: str) -> list[Heading]:
+    """The headings, their lines counted at \\n."""
+    return list(_headings(_parser().parse(text)))
 
 
 def _headings(tokens: list[Token]) -> Iterator[Heading]:

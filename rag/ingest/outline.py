@@ -55,7 +55,7 @@ def cite(source: str, anchor: str) -> str:
 
 def name_each(sections: Iterable[Section], source: str) -> list[Section]:
     """The sections, no two with the same source and none without a title."""
-    stem = PurePosixPath(unquote(urlsplit(source).path)).stem
+    stem = file_stem(source)
     taken: set[str] = set()
     times: Counter[str] = Counter()
     named = []
@@ -67,6 +67,15 @@ def name_each(sections: Iterable[Section], source: str) -> list[Section]:
         taken.add(name)
         named.append(replace(section, source=name, title=section.title or stem))
     return named
+
+
+def file_stem(source: str) -> str:
+    """ "a b" of "file:///docs/a%20b.md", to name what has no title."""
+    return PurePosixPath(file_name(source)).stem
+
+
+def file_name(source: str) -> str:
+    return PurePosixPath(unquote(urlsplit(source).path)).name
 
 
 def trim(text: str) -> str:

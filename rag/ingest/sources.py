@@ -1,66 +1,108 @@
 """A source named by the user in, the documents behind it out: first listed, then read as bytes.
 
-Knows nothing of what is inside a document.
+One kind of source, one module. Knows nothing of what is inside a document.
+
+    folder/  file.md  file:///path        rag.ingest.folder        file:///path/file.md
+    file.jsonl  file.jsonl.gz             rag.ingest.rows          file:///path/file.jsonl?id=7
+    git+https://host/org/repo             rag.ingest.git           git+https://host/org/repo/file.md
+    s3://bucket/folder  gs://...          rag.ingest.remote        s3://bucket/folder/file.md
+    hf:org/name:split                     rag.ingest.huggingface   hf:org/name:split?id=7
+    https://host/page                     rag.ingest.web           https://host/page
+    -                                     rag.ingest.stdin         stdin:input
+    python:package                        rag.ingest.python_api    python:package.object
 """
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from rag.errors import ExtractionError, SourceError
+from rag.config import Settings
+from rag.errors import ExtractionError
+from rag.ingest.files import local_path, read_file
+from rag.ingest.folder import list_path
+from rag.ingest.git import list_repository
+from rag.ingest.git_url import canonical_repository, place_of
+from rag.ingest.huggingface import canonical_dataset, list_dataset
 from rag.ingest.python_api import list_python_objects
-from rag.records import Document, DocumentRef
+from rag.ingest.remote import canonical_remote, is_remote, list_remote, read_remote
+from rag.ingest.rows import ROW, read_row
+from rag.ingest.stdin import STDIN, list_stdin
+from rag.records import Document, DocumentRef, content_id
 
-MIME_OF_SUFFIX = {
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".xhtml": "text/html",
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-    ".rst": "text/x-rst",
-    ".txt": "text/plain",
-    ".text": "text/plain",
-}
-SUPPORTED = " ".join(MIME_OF_SUFFIX)
-SKIPPED_FOLDERS = {"node_modules", "__pycache__"}  # hidden ones, .git among them, are skipped as well
-SPHINX_INDEX, SPHINX_COPIES = "objects.inv", {"_sources"}  # built documentation keeps a copy of each page's source
-MAX_DOCUMENT_BYTES = 64 * 2**20
-REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|git\+|git@")
+Kind = Literal["python", "dataset", "stdin", "git", "web", "remote", "path"]
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def list_documents(source: str) -> Iterator[DocumentRef]:
-    """The documents of a folder, a file or an installed package (`python:ray.data`), in a fixed order."""
-    if source.startswith("python:"):
-        return list_python_objects(source.removeprefix("python:"))
-    if REMOTE.match(source):
-        raise SourceError(
-            f"{source}: not supported yet; expected a folder, a file ({SUPPORTED}) or python:<package>;"
-            " download it first and pass the folder"
-        )
-    if not source:
-        raise SourceError("expected a folder, a file or python:<package>, found an empty name; pass a path")
-    path = _absolute(source)
-    if os.path.isdir(path):
-        return _list_folder(path)
-    if not os.path.exists(path):
-        raise SourceError(f"{path}: expected a folder or a file, found nothing; check the path")
-    if path.suffix.lower() not in MIME_OF_SUFFIX:
-        found = f"found {path.suffix!r}, which is not supported yet" if path.suffix else "found no suffix"
-        raise SourceError(f"{path}: expected one of {SUPPORTED}, {found}; convert the file first")
-    return iter([_file_ref(path)])
+def list_documents(source: str, settings: Settings) -> Iterator[DocumentRef]:
+    """The documents of a source in a fixed order. SourceError where there is nothing to read."""
+    cache = settings.home / "sources"
+    match _kind(source):
+        case "python":
+            return list_python_objects(source.removeprefix("python:"))
+        case "dataset":
+            return list_dataset(source, cache)
+        case "stdin":
+            return list_stdin(source, cache)
+        case "git":
+            return list_repository(source, cache)
+        case "remote":
+            return list_remote(source, cache)
+        case "path":
+            return list_path(source, cache)
+        case "web":
+            from rag.ingest.urls import canonical_url
+            from rag.ingest.web import crawl
+
+            url = canonical_url(source)
+            return crawl(url, settings.web, _site_cache(url, settings))
 
 
 def canonical_source(source: str) -> str:
-    """One spelling for each source, however the user wrote its path."""
-    return source if source.startswith("python:") else _absolute(source).as_uri()
+    """One spelling for each source, however the user wrote it. SourceError where it cannot be read as one."""
+    match _kind(source):
+        case "python":
+            return source
+        case "dataset":
+            return canonical_dataset(source)
+        case "stdin":
+            return STDIN
+        case "git":
+            return canonical_repository(source)
+        case "remote":
+            return canonical_remote(source)
+        case "path":
+            return local_path(source).as_uri()
+        case "web":
+            from rag.ingest.urls import canonical_url
+
+            return canonical_url(source)
+
+
+def listed_root(source: str, settings: Settings) -> str:
+    """What bounds the documents that listing `source` just gave: a site may have sent its visitors elsewhere."""
+    root = canonical_source(source)
+    if _kind(source) == "web":
+        from rag.ingest.web import site_root
+
+        return site_root(root, _site_cache(root, settings))
+    return root
 
 
 def is_within(source: str, origin: str) -> bool:
     """Whether listing `origin` (canonical) would list a document `source`, were it still there."""
-    separator = "." if origin.startswith("python:") else "/"
-    return source == origin or source.startswith(origin.rstrip(separator) + separator)
+    match _kind(origin):
+        case "python":
+            return source == origin or source.startswith(origin.rstrip(".") + ".")
+        case "web":
+            from rag.ingest.urls import is_below
+
+            return _kind(source) == "web" and is_below(source, origin)
+    origin = place_of(origin) if _kind(origin) == "git" else origin
+    place, is_row, _ = source.partition("?")  # the rows of a file are listed where the file itself is named
+    if is_row or place == origin:
+        return place == origin or (_kind(origin) == "dataset" and place.startswith(f"{origin}:"))
+    return place.startswith(origin.rstrip("/") + "/")
 
 
 def read_document(ref: DocumentRef) -> Document:
@@ -68,59 +110,29 @@ def read_document(ref: DocumentRef) -> Document:
     if ref.error:
         raise ExtractionError(ref.error)
     if ref.path is None:
-        return Document(ref.source, ref.mime, ref.content or b"", ref.meta)
-    try:
-        status = os.stat(ref.path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise ExtractionError(f"expected a regular file, found something else at {ref.path}")
-        if status.st_size > MAX_DOCUMENT_BYTES:
-            raise ExtractionError(
-                f"expected at most {MAX_DOCUMENT_BYTES} bytes, found {status.st_size}; split the file"
-            )
-        return Document(ref.source, ref.mime, Path(ref.path).read_bytes(), ref.meta)
-    except OSError as error:
-        raise ExtractionError(f"cannot be read: {error.strerror or error}") from None
+        content = ref.content or b""
+    elif is_remote(ref.path):
+        content = read_remote(ref.path)
+    else:
+        content = read_file(ref.path, ref.start, ref.end)
+    meta = read_row(content, ref.source) if ref.mime == ROW else ref.meta
+    return Document(ref.source, ref.mime, content, meta)
 
 
-def _absolute(source: str) -> Path:
-    """Symlinks are kept: the name the user gave is the one that is cited."""
-    return Path(os.path.abspath(source))
+def _site_cache(url: str, settings: Settings) -> Path:
+    return settings.home / "sources" / f"web-{content_id(url)}"
 
 
-def _list_folder(folder: Path) -> Iterator[DocumentRef]:
-    """The refs below `folder`; the first is found before returning, so an empty folder fails at once."""
-    refs = _walk_folder(folder)
-    first = next(refs, None)
-    if first is None:
-        raise SourceError(f"{folder}: expected files ending in {SUPPORTED}, found none; point at another folder")
-
-    def listed() -> Iterator[DocumentRef]:
-        yield first
-        yield from refs
-
-    return listed()
-
-
-def _walk_folder(folder: Path) -> Iterator[DocumentRef]:
-    visited: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
-        real = os.path.realpath(here)
-        if real in visited:  # a symlink leads back, or here a second time
-            folders.clear()
-            continue
-        visited.add(real)
-        skipped = SKIPPED_FOLDERS | SPHINX_COPIES if SPHINX_INDEX in names else SKIPPED_FOLDERS
-        folders[:] = sorted(name for name in folders if name[0] != "." and name not in skipped)
-        for name in sorted(names):
-            path = Path(here, name)
-            if name[0] != "." and path.suffix.lower() in MIME_OF_SUFFIX:
-                yield _file_ref(path)
-
-
-def _refuse_folder(error: OSError) -> None:
-    reason = error.strerror or error
-    raise SourceError(f"{error.filename}: expected a readable folder, found {reason}; fix its permissions")
-
-
-def _file_ref(path: Path) -> DocumentRef:
-    return DocumentRef(path.as_uri(), MIME_OF_SUFFIX[path.suffix.lower()], path=str(path))
+def _kind(source: str) -> Kind:
+    if source.startswith("python:"):
+        return "python"
+    if source.startswith("hf:") and not source.startswith("hf://"):
+        return "dataset"
+    if source in ("-", STDIN):
+        return "stdin"
+    if source.startswith("git+"):
+        return "git"
+    scheme = SCHEME.match(source)
+    if scheme is None or scheme[1].lower() == "file":
+        return "path"
+    return "web" if scheme[1].lower() in ("http", "https") else "remote"

@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rag.config import SearchConfig, Settings
 from rag.errors import ConfigError, IndexMismatch
 from rag.index.database import open_database
 from rag.index.embed import Embedder, Fingerprint, load_embedder
+from rag.index.generations import live_generation, read_live
 from rag.index.store import Generation, Store
 from rag.index.vectors import nearest
 from rag.records import Hit
@@ -39,14 +41,19 @@ class Retriever:
         if len(query) > MAX_QUERY_CHARS:
             raise ConfigError(f"query of {len(query)} characters; expected at most {MAX_QUERY_CHARS}")
         started = time.perf_counter()
-        generation = self.store.live_generation(collection)
+        generation = live_generation(self.store, collection)
         self._check_fingerprint(generation)
         if not query:
             return SearchResult(query, collection, (), {})
         embedded_at = time.perf_counter()
         embedding = self.embedder.embed([query], "query")[0]
         searched_at = time.perf_counter()
-        rows = nearest(self.store, generation, embedding, k or self.config.k, self.config.ef_search, exact)
+
+        def find(generation: Generation) -> list[tuple[float, Any]]:
+            self._check_fingerprint(generation)  # again: the live one may have changed since
+            return nearest(self.store, generation, embedding, k or self.config.k, self.config.ef_search, exact)
+
+        rows = read_live(self.store, generation, find)
         hits = tuple(
             Hit(rank, score, row.chunk_id, row.source, row.title, row.text, row.start_char, row.end_char)
             for rank, (score, row) in enumerate(rows, start=1)

@@ -27,6 +27,7 @@ from rag.errors import (
     RagError,
 )
 from rag.generate.answer import Event, QueryAgent, Retrieved, Token, answer_json
+from rag.index.generations import live_generation
 from rag.records import Answer
 
 MAX_BODY_BYTES = 1_000_000
@@ -99,7 +100,7 @@ def build_api(settings: Settings) -> FastAPI:
     async def readyz() -> dict[str, str]:
         """Ready to answer: the database answers and the collection has an index."""
         agent = _agent()
-        generation = await asyncio.to_thread(agent.retriever.store.live_generation, agent.collection)
+        generation = await asyncio.to_thread(live_generation, agent.retriever.store, agent.collection)
         return {"status": "ready", "collection": agent.collection, "index_id": str(generation.generation_id)}
 
     _add_errors(api)

@@ -12,7 +12,9 @@ import pytest
 from rag.config import Settings, load_settings
 from rag.errors import IndexMismatch, ResourceError, SourceError
 from rag.index.build import ingest
-from rag.index.cluster import EmbedPlan, plan_batch, plan_embedding
+from rag.index.cluster import EmbedPlan, plan_embedding
+from rag.index.generations import details, generations, live_generation, rollback
+from rag.index.ledger import failures, last_run
 from rag.index.store import Store
 from rag.search.retrieve import open_retriever
 
@@ -73,7 +75,7 @@ def test_a_document_that_fails_and_is_mended_leaves_the_ledger_and_what_vanishes
     notes.write_text(text)
     assert ingest([str(notes)], settings).documents["unchanged"] == 1  # the old text was kept all along
     store = Store(_url(settings))
-    names = [Path(f.source).name for f in store.failures(store.live_generation(settings.collection))]
+    names = [Path(f.source).name for f in failures(store, live_generation(store, settings.collection))]
     assert names == ["empty.html", "fake.html"]
     store.close()
     notes.write_text("Now about walruses.")
@@ -87,15 +89,76 @@ def test_another_chunk_size_makes_another_generation_and_never_loses_documents(
 ) -> None:
     first = ingest([str(folder)], settings)
     smaller = settings.model_copy(update={"chunk": settings.chunk.model_copy(update={"size": 60, "overlap": 10})})
-    with pytest.raises(IndexMismatch, match="name all its sources in one command"):
+    with pytest.raises(IndexMismatch, match="name all its sources or none in one command"):
         ingest([str(_single(folder))], smaller)
     second = ingest([str(folder)], smaller)
     assert second.index_id != first.index_id
     assert second.documents["new"] == 3
     store = Store(_url(settings))
-    assert store.live_generation(settings.collection).generation_id == second.index_id
-    assert len(store.generations(settings.collection)) == 2
+    assert live_generation(store, settings.collection).generation_id == second.index_id
+    assert len(generations(store, settings.collection)) == 2
     store.close()
+
+
+def test_an_index_that_was_rolled_back_to_is_brought_up_to_date_by_ingesting_with_its_settings(
+    folder: Path, settings: Settings
+) -> None:
+    first = ingest([str(folder)], settings)
+    smaller = settings.model_copy(update={"chunk": settings.chunk.model_copy(update={"size": 60, "overlap": 10})})
+    (folder / "notes.txt").write_text("Now about walruses.")
+    ingest([str(folder)], smaller)
+    store = Store(_url(settings))
+    assert rollback(store, settings.collection).generation_id == first.index_id
+    assert details(store, live_generation(store, settings.collection))["documents_behind"] == 1
+    again = ingest([str(folder)], settings)
+    assert (again.index_id, again.documents["changed"], again.documents["unchanged"]) == (first.index_id, 1, 2)
+    assert details(store, live_generation(store, settings.collection))["documents_behind"] == 0
+    store.close()
+
+
+def test_the_sources_of_before_are_read_again_when_none_is_named(folder: Path, settings: Settings) -> None:
+    with pytest.raises(SourceError, match="has no sources yet; name one"):
+        ingest([], settings)
+    first = ingest([str(folder)], settings)
+    (folder / "notes.txt").write_text("Now about walruses.")
+    assert ingest([], settings).documents["changed"] == 1
+    smaller = settings.model_copy(update={"chunk": settings.chunk.model_copy(update={"size": 60, "overlap": 10})})
+    again = ingest([], smaller)
+    assert (again.documents["new"], again.index_id != first.index_id) == (3, True)
+
+
+def test_a_source_that_lost_most_of_its_documents_asks_for_force(folder: Path, settings: Settings) -> None:
+    ingest([str(folder)], settings)
+    (folder / "guide.md").unlink()
+    (folder / "notes.txt").unlink()
+    with pytest.raises(SourceError, match="expected the 3 documents it had, or most of them, found 1"):
+        ingest([str(folder)], settings)
+    assert ingest([str(folder)], settings, prune=False).documents["removed"] == 0
+    assert ingest([str(folder)], settings, force=True).documents["removed"] == 2
+
+
+def test_a_run_leaves_its_counts_in_the_ledger(folder: Path, settings: Settings) -> None:
+    report = ingest([str(folder)], settings)
+    store = Store(_url(settings))
+    generation = store.live_generation(settings.collection)
+    run = last_run(store, generation)
+    assert run is not None and run.finished_at is not None
+    assert (run.documents, run.chunks_embedded) == (report.documents, report.chunks_embedded)
+    assert run.origins == [folder.as_uri()]
+    assert 0 < report.embed_busy <= 1
+    store.close()
+
+
+def test_an_unchanged_run_loads_no_model(folder: Path, settings: Settings) -> None:
+    ingest([str(folder)], settings)
+    code = (
+        "import sys; from rag.index.build import ingest; from rag.config import load_settings;"
+        f"report = ingest([{str(folder)!r}], load_settings(collection={settings.collection!r}));"
+        "print(report.documents['unchanged'], 'torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    env = os.environ | {"RAG_HOME": str(settings.home)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "False", "False"]
 
 
 def test_a_query_encoder_that_is_not_the_index_s_is_refused(folder: Path, settings: Settings) -> None:
@@ -122,8 +185,8 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
     deadline = time.monotonic() + 120
     num_before = 0
     while time.monotonic() < deadline and driver.poll() is None:
-        generations = store.generations(settings.collection) if settings.collection in store.collections() else []
-        num_before = store.counts(generations[0])["documents"] if generations else 0
+        found = generations(store, settings.collection) if settings.collection in store.collections() else []
+        num_before = store.counts(found[0])["documents"] if found else 0
         if num_before:
             break
         time.sleep(0.1)
@@ -135,7 +198,7 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
     assert report.documents["seen"] == 160
     assert report.documents["new"] + report.documents["unchanged"] == 160
     assert report.documents["unchanged"] >= num_before  # what was done is not done again
-    generation = store.live_generation(settings.collection)
+    generation = live_generation(store, settings.collection)
     with store.pool.connection() as conn:
         broken = conn.execute(
             "select m.doc_id from generation_documents m left join chunks c using (generation_id, doc_id)"
@@ -165,23 +228,6 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
 def test_a_plan_leaves_room_for_extractors_and_writers(cpus: float, free: float, gpus: float, plan: EmbedPlan) -> None:
     assert plan_embedding(cpus, free, gpus) == plan
     assert plan.num_actors * plan.num_cpus + 0.5 <= free
-
-
-@pytest.mark.parametrize(
-    ("num_documents", "num_bytes", "num_actors", "batch"),
-    [
-        (100, 100_000, 1, 16),  # small: calls of a few chunks would cost more than a kill
-        (4_000, 4_000_000, 1, 50),  # an 80th of the job
-        (4_000, 4_000_000, 4, 16),
-        (1_000_000, 1_000_000_000, 1, 256),
-        (1_000_000, 10_000_000_000, 1, 30),  # 300 KB
-        (100, 100_000_000, 1, 1),
-    ],
-)
-def test_a_batch_is_small_against_the_job_and_against_memory(
-    num_documents: int, num_bytes: int, num_actors: int, batch: int
-) -> None:
-    assert plan_batch(num_documents, num_bytes, num_actors) == batch
 
 
 def test_too_few_free_cpus_are_an_error_and_not_a_hang() -> None:

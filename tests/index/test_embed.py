@@ -15,6 +15,7 @@ from rag.errors import IndexMismatch, ModelError
 from rag.index import embed as embed_module
 from rag.index import precision as precision_module
 from rag.index.embed import Fingerprint, group_by_tokens, load_embedder, usable_cpus
+from rag.index.model_files import find_folder
 from rag.index.precision import fastest_precision
 
 FP32 = EmbedConfig(precision="fp32")
@@ -31,7 +32,7 @@ PRINT = Fingerprint("a/model", "a1b2c3d4" + "0" * 56, "mean", True, "", "", 384,
 
 @pytest.fixture
 def packaged_folder() -> Path:
-    return embed_module._find_folder("all-MiniLM-L6-v2")
+    return find_folder("all-MiniLM-L6-v2")
 
 
 def copy_of(folder: Path, to: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The store against the real database: upserts, generations, nearest vectors."""
+"""The store against the real database: upserts, the manifest, the ledger, nearest vectors."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from rag.config import Settings
-from rag.errors import NotFound
-from rag.index.store import Failure, Generation, IndexedDocument, Store
-from rag.index.vectors import build_hnsw, nearest, recall
+from rag.errors import DatabaseError
+from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
+from rag.index.generations import ensure_generation
+from rag.index.ledger import Failure, failures, only_one, write_failures
+from rag.index.store import Generation, IndexedDocument, Store
+from rag.index.vectors import nearest
 from rag.records import Chunk, Section
 
 DIM = 8
@@ -24,7 +27,7 @@ def store(database_url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def generation(store: Store, settings: Settings) -> Generation:
-    return store.ensure_generation(settings.collection, {"chunk": 1}, {"model": "m"}, DIM)
+    return ensure_generation(store, settings.collection, {"chunk": 1}, {"model": "m"}, DIM)
 
 
 def document(source: str, texts: list[str], content_hash: str = "h1") -> IndexedDocument:
@@ -71,7 +74,7 @@ def test_a_changed_document_leaves_none_of_its_old_chunks(store: Store, generati
 
 
 def test_a_removed_document_is_gone_from_every_generation(store: Store, generation: Generation) -> None:
-    second = store.ensure_generation(generation.collection, {"chunk": 2}, {"model": "m"}, DIM)
+    second = ensure_generation(store, generation.collection, {"chunk": 2}, {"model": "m"}, DIM)
     gone = document("file:///a", ["one"])
     for g in (generation, second):
         store.write_documents(g, [gone, document("file:///b", ["two"])])
@@ -89,29 +92,11 @@ def test_a_document_whose_write_fails_is_not_there_at_all(store: Store, generati
     assert store.known_documents(generation) == {}
 
 
-def test_a_generation_is_the_same_for_the_same_config_and_goes_live_when_activated(
-    store: Store, generation: Generation
-) -> None:
-    assert store.ensure_generation(generation.collection, {"chunk": 1}, {"model": "m"}, DIM) == generation
-    with pytest.raises(NotFound, match="has no finished index yet"):
-        store.live_generation(generation.collection)
-    second = store.ensure_generation(generation.collection, {"chunk": 2}, {"model": "m"}, DIM)
-    store.activate(generation, {})
-    assert store.live_generation(generation.collection).generation_id == generation.generation_id
-    store.activate(second, {"recall@10": 0.99})
-    assert store.live_generation(generation.collection).stats == {"recall@10": 0.99}
-
-
-def test_an_unknown_collection_is_named_with_the_command_that_makes_it(store: Store) -> None:
-    with pytest.raises(NotFound, match="no collection named 'nope'.*rag ingest SOURCE --collection nope"):
-        store.live_generation("nope")
-
-
 def test_the_ledger_keeps_a_failure_until_the_document_gets_in(store: Store, generation: Generation) -> None:
-    store.write_failures(generation, [Failure("file:///a", "bad \0 byte", "h0")])
-    assert store.failures(generation) == [Failure("file:///a", "bad  byte", "h0")]
+    write_failures(store, generation, [Failure("file:///a", "bad \0 byte", "h0", 0.5)])
+    assert failures(store, generation) == [Failure("file:///a", "bad  byte", "h0", 0.5)]
     store.write_documents(generation, [document("file:///a", ["one"])])
-    assert store.failures(generation) == []
+    assert failures(store, generation) == []
 
 
 def test_nearest_orders_by_cosine_and_ties_by_id(store: Store, generation: Generation) -> None:
@@ -124,14 +109,25 @@ def test_nearest_orders_by_cosine_and_ties_by_id(store: Store, generation: Gener
     assert [(score, row.chunk_id) for score, row in hits] == [(1.0, ids[0]), (1.0, ids[1]), (0.0, d.chunks[0].chunk_id)]
 
 
-def test_hnsw_finds_what_the_exact_scan_finds(store: Store, generation: Generation) -> None:
-    store.write_documents(generation, [document("file:///a", [f"chunk {i}" for i in range(1500)])])
-    assert build_hnsw(store, generation)["hnsw_chunks"] == 1500
-    assert build_hnsw(store, generation) == {}  # there already
-    with store.pool.connection() as conn:
-        plan = conn.execute(
-            f"explain select 1 from chunks_{generation.generation_id} order by"
-            f" embedding::halfvec({DIM}) <#> array_fill(0.1::real, array[{DIM}])::halfvec({DIM}) limit 10"
-        ).fetchall()
-    assert "hnsw" in str(plan)
-    assert recall(store, generation) >= 0.95
+def test_near_copies_are_counted_and_hidden_on_request(store: Store, generation: Generation) -> None:
+    text = "Penguins live in the Antarctic, in large and noisy colonies."
+    store.write_documents(generation, [document("file:///a", [text, "See also"])])
+    store.write_documents(generation, [document("file:///b", [text.upper().replace(",", " 2 "), "See also"])])
+    assert count_near_copies(store, generation) == 1  # a short text is equal by chance
+    assert hide_near_copies(store, generation) == 1
+    sources = [row.source for _, row in nearest(store, generation, np.eye(DIM, dtype=np.float32)[0], k=10)]
+    assert sorted(sources) == ["file:///a#s", "file:///a#s", "file:///b#s"]
+    store.remove_documents(generation, [document("file:///a", []).doc_id])
+    assert hide_near_copies(store, generation) == 0  # what was a copy is the only one now
+    show_near_copies(store, generation)
+    assert len(nearest(store, generation, np.eye(DIM, dtype=np.float32)[0], k=10)) == 2
+
+
+def test_a_collection_takes_one_ingestion_at_a_time(store: Store, generation: Generation) -> None:
+    def enter() -> None:
+        with only_one(store, generation.collection_id, "docs"):
+            pass
+
+    with only_one(store, generation.collection_id, "docs"), pytest.raises(DatabaseError, match="another ingestion"):
+        enter()
+    enter()

@@ -15,15 +15,16 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rag.config import Settings, load_settings
-from rag.index import build
+from rag.index import job
+from rag.index.build import ingest
 from rag.index.database import open_database
 from rag.index.store import Store
 
 
-def located(nodes_file: Path) -> type[build.EmbedChunks]:
+def located(nodes_file: Path) -> type[job.EmbedChunks]:
     """The embedding actor, which says on which node it is, and takes its time."""
 
-    class LocatedEmbedChunks(build.EmbedChunks):
+    class LocatedEmbedChunks(job.EmbedChunks):
         def __call__(self, batch: Any) -> Any:
             with nodes_file.open("a") as stream:
                 stream.write(f"{ray.get_runtime_context().get_node_id()}\n")
@@ -49,14 +50,14 @@ def main(home: Path, documents: Path, nodes_file: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    build.EmbedChunks = located(nodes_file)  # type: ignore[misc]
+    job.EmbedChunks = located(nodes_file)  # type: ignore[misc]
     settings = load_settings(home=home, collection="two-nodes", embed={"precision": "fp32"})
-    whole = build.ingest([str(documents)], settings)
+    whole = ingest([str(documents)], settings)
     used = sorted(set(nodes_file.read_text().split()))
     settings, killed_at = settings.model_copy(update={"collection": "one-node-dies"}), list[int]()
     killer = threading.Thread(target=kill_when_some_is_written, args=(cluster, nodes[1], settings, killed_at))
     killer.start()
-    crippled = build.ingest([str(documents)], settings)
+    crippled = ingest([str(documents)], settings)
     killer.join()
     print(json.dumps({"whole": asdict(whole), "nodes": used, "crippled": asdict(crippled), "killed_at": killed_at[0]}))
     ray.shutdown()

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from rag.config import load_settings
 from rag.errors import SourceError
 from rag.ingest.extract import extract
 from rag.ingest.sources import list_documents, read_document
@@ -72,7 +73,7 @@ def zoo(tmp_path, monkeypatch):
 
 
 def contents(source: str) -> dict[str, str]:
-    return {ref.source: (ref.content or b"").decode() for ref in list_documents(source)}
+    return {ref.source: (ref.content or b"").decode() for ref in list_documents(source, load_settings())}
 
 
 def test_objects_are_named_by_their_shortest_public_path_and_nothing_is_imported(zoo):
@@ -103,11 +104,11 @@ def test_a_part_of_a_package_can_be_asked_for(zoo):
 @pytest.mark.parametrize("package", ["ragzoo.nothing", "ragzoo.lost", "ragzoo..x", "..", "../ragzoo"])
 def test_an_unknown_name_is_refused(zoo, package):
     with pytest.raises(SourceError, match="is not installed in this environment; expected an importable name"):
-        list_documents(f"python:{package}")
+        list_documents(f"python:{package}", load_settings())
 
 
 def test_map_batches_of_ray_data_is_found_under_its_public_name():
-    found = {ref.source: ref for ref in list_documents("python:ray.data")}
+    found = {ref.source: ref for ref in list_documents("python:ray.data", load_settings())}
     (section,) = extract(read_document(found["python:ray.data.Dataset.map_batches"]))
     assert section.source == "python:ray.data.Dataset.map_batches"
     assert section.title == "ray.data.Dataset.map_batches"

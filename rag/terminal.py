@@ -1,0 +1,44 @@
+"""What all commands share: their options, the settings that flags give, an open store, printing."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rag.config import Settings, load_settings
+
+out = Console(highlight=False, soft_wrap=True)
+
+Collection = Annotated[str | None, typer.Option("--collection", "-c", help="Which corpus. [default: default]")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+def settings_for(collection: str | None = None, **parts: dict[str, Any] | None) -> Settings:
+    """The resolved settings with the flags that were given."""
+    overrides: dict[str, Any] = {}
+    for name, part in parts.items():
+        given = {key: value for key, value in (part or {}).items() if value is not None}
+        if given:
+            overrides[name] = given
+    if collection is not None:
+        overrides["collection"] = collection
+    return load_settings(**overrides)
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Any]:
+    from rag.index.database import open_database
+    from rag.index.store import Store
+
+    store = Store(open_database(settings))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
