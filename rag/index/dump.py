@@ -82,10 +82,12 @@ def dump_jsonl(store: Store, collection: str, out: BinaryIO) -> int:
         statement = sql.SQL(
             'copy (select row_to_json(line)::text from (select c.source, c.start_char as start, c.end_char as "end",'
             " c.text, d.source as document, d.meta as metadata"
-            " from {} c join documents d on d.collection_id = {} and d.doc_id = c.doc_id"
-            ' order by d.source collate "C", c.source collate "C", c.start_char, c.chunk_id) line)'
+            " from {chunks} c join documents d on d.collection_id = {collection} and d.doc_id = c.doc_id"
+            # A section that a newer index of the document no longer has: its chunks come after the others.
+            " left join sections s on s.collection_id = {collection} and s.section_id = c.section_id"
+            ' order by d.source collate "C", s.ordinal, c.source collate "C", c.start_char, c.chunk_id) line)'
             " to stdout (format binary)"
-        ).format(_table(generation), sql.Literal(generation.collection_id))
+        ).format(chunks=_table(generation), collection=sql.Literal(generation.collection_id))
         num_chunks = 0
         with Progress("dump", generation.num_chunks, "chunks") as progress, conn.cursor().copy(statement) as rows:
             rows.set_types(["text"])
