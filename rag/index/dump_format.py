@@ -53,6 +53,7 @@ GENERATION_DOCUMENTS: Columns = {
     "content_hash": "text",
     "num_chunks": "int4",
     "indexed_at": "timestamptz",
+    "seconds": "float4",
 }
 CHUNKS: Columns = {
     "chunk_id": "text",
@@ -64,8 +65,15 @@ CHUNKS: Columns = {
     "start_char": "int4",
     "end_char": "int4",
     "embedding": "vector",
+    "is_duplicate": "bool",
 }
-FAILURES: Columns = {"source": "text", "reason": "text", "content_hash": "text", "failed_at": "timestamptz"}
+FAILURES: Columns = {
+    "source": "text",
+    "reason": "text",
+    "content_hash": "text",
+    "failed_at": "timestamptz",
+    "seconds": "float4",
+}
 
 
 class _Part(BaseModel):
@@ -96,7 +104,7 @@ class GenerationPart(_Part):
     config: dict[str, Any]
     fingerprint: dict[str, Any]
     dim: int = Field(gt=0, le=16_000)  # pgvector's limit
-    state: Literal["building", "ready"]
+    state: Literal["building", "ready", "retired"]
     stats: dict[str, Any]
     live: bool
     created_at: str
@@ -266,6 +274,8 @@ def arrow_schema(columns: Columns, dim: int) -> Any:
         "text": pa.string(),
         "jsonb": pa.string(),
         "int4": pa.int32(),
+        "float4": pa.float32(),
+        "bool": pa.bool_(),
         "text[]": pa.list_(pa.string()),
         "timestamptz": pa.timestamp("us", tz="UTC"),
         "vector": pa.list_(pa.float32(), dim),

@@ -215,14 +215,14 @@ def rollback(store: Store, collection: str) -> Generation:
                 f"collection {collection!r} has no other index that was live; `rag index list -c {collection}` shows"
                 " what there is, and `rag index activate ID` makes one live"
             )
-        _make_live(conn, live.collection_id, live_id, target[0], target[1])
+        make_live(conn, live.collection_id, live_id, target[0], target[1])
     return find_generation(store, target[0])
 
 
 def _switch(conn: Conn, generation: Generation) -> None:
     live_id, activation_id = lock_live(conn, generation.collection_id)
     if live_id != generation.generation_id:
-        _make_live(conn, generation.collection_id, live_id, generation.generation_id, activation_id)
+        make_live(conn, generation.collection_id, live_id, generation.generation_id, activation_id)
 
 
 def lock_live(conn: Conn, collection_id: int) -> tuple[int | None, int | None]:
@@ -235,7 +235,7 @@ def lock_live(conn: Conn, collection_id: int) -> tuple[int | None, int | None]:
     return live_id, scalar(conn, "select max(activation_id) from activations where collection_id = %s", [collection_id])
 
 
-def _make_live(conn: Conn, collection_id: int, old_id: int | None, new_id: int, previous_id: int | None) -> None:
+def make_live(conn: Conn, collection_id: int, old_id: int | None, new_id: int, previous_id: int | None) -> None:
     """The one atomic switch. `previous_id` is the activation that a rollback goes to."""
     done = conn.execute(
         "update generations set state = 'ready', live_since = clock_timestamp(), retired_at = null"

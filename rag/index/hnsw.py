@@ -27,6 +27,13 @@ GROWTH = 1.5  # chunks, as a multiple of those at the last measurement, from whi
 MEASURED_VECTORS = 5_000_000  # scanned for one measurement, at most: about ten seconds
 BUILD_LOCK = 2  # advisory, with a generation's id
 
+# What the stats of a generation say of its index.
+STATS = {"vectors", "m", "ef_construction", "ef_search", "recall@10", "recall_chunks", "notice"} | {
+    "hnsw_chunks",
+    "hnsw_seconds",
+    "hnsw_bytes",
+}
+
 log = logging.getLogger(__name__)
 
 

@@ -9,14 +9,17 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import sql
 
+from rag.config import IndexConfig
 from rag.errors import DumpError
+from rag.index.drop import sweep
 from rag.index.dump_format import (
     CHUNKS,
     DOCUMENTS,
@@ -33,14 +36,15 @@ from rag.index.dump_format import (
     arrow_schema,
     report,
 )
+from rag.index.generations import make_live
+from rag.index.hnsw import MIN_CHUNKS, STATS, choose_parameters, create_hnsw
 from rag.index.store import Generation, Store, scalar
-from rag.index.vectors import create_hnsw, measure_recall
+from rag.index.vectors import measure_recall
 from rag.progress import Progress
 from rag.records import to_json
 
 NORM_TOLERANCE = 1e-3
 LOAD_LOCK = 3  # advisory, with a hash of the collection's name
-DROP_WAIT = "2s"  # for readers of a replaced generation; what is still read then goes at the next load
 JSONB_VERSION = b"\x01"  # leads jsonb's binary form; the rest is its text
 
 # Not `like chunks`: that holds a lock which whoever starts another generation would wait for.
@@ -80,23 +84,8 @@ def load_collection(store: Store, source: str, name: str | None = None, replace:
             loaded = [load.generation(part) for part in manifest.generations]
         indexed = [load.index(g) if g.state == "ready" else g for g in loaded]
         _switch(conn, collection_id, name, indexed, replace)
-    drop_orphans(store)
+    sweep(store)
     return report(manifest, folder, name, [g.generation_id for g in indexed], time.monotonic() - started)
-
-
-def drop_orphans(store: Store) -> None:
-    """Drops chunks of generations that are no more. Those that a reader holds stay until the next time."""
-    with store.pool.connection() as conn:
-        orphans = conn.execute(
-            "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid"
-            " where i.inhparent = 'chunks'::regclass"
-            " and not exists (select from generations where c.relname = 'chunks_' || generation_id)"
-        ).fetchall()
-        conn.commit()
-        for (orphan,) in orphans:
-            with suppress(psycopg.errors.LockNotAvailable), conn.transaction():
-                conn.execute("select set_config('lock_timeout', %s, true)", [DROP_WAIT])
-                conn.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(orphan)))
 
 
 # Before anything is written
@@ -174,13 +163,14 @@ class _Load:
     def generation(self, part: GenerationPart) -> Generation:
         """The generation with its rows. Its chunks stand alone until they are whole: a partition of `chunks` from
         the start would lock out whoever starts another generation meanwhile."""
+        stats = {name: value for name, value in part.stats.items() if name not in STATS}
         generation_id = scalar(
             self.conn,
             "insert into generations (collection_id, config, fingerprint, dim, state, stats, created_at, ready_at)"
             " values (%s, %s, %s, %s, %s, %s, %s, %s) returning generation_id",
             [
                 *(self.collection_id, to_json(part.config), to_json(part.fingerprint), part.dim, part.state),
-                *(to_json(part.stats), part.created_at, part.ready_at),
+                *(to_json(stats), part.created_at, part.ready_at),
             ],
         )
         g = Generation(
@@ -191,8 +181,11 @@ class _Load:
             fingerprint=part.fingerprint,
             dim=part.dim,
             state=part.state,
-            stats=part.stats,
+            stats=stats,
             is_live=part.live,
+            created_at=datetime.fromisoformat(part.created_at),
+            live_since=None,
+            retired_at=None,
         )
         self.conn.execute(
             sql.SQL(_CHUNKS_TABLE).format(
@@ -209,12 +202,14 @@ class _Load:
 
     def index(self, g: Generation) -> Generation:
         """HNSW as it is built and measured here; what the dump says of its own is not true of this one."""
-        stats = create_hnsw(self.conn, g)
-        if stats:
-            stats["recall@10"] = round(measure_recall(self.conn, g), 4)
+        num_chunks = scalar(self.conn, sql.SQL("select count(*) from {}").format(g.table))
+        parameters = choose_parameters(num_chunks, g.dim, IndexConfig())
+        if num_chunks >= MIN_CHUNKS and parameters is not None:
+            g = replace(g, stats=g.stats | create_hnsw(self.conn, g, parameters))
+            found = {"recall@10": round(measure_recall(self.conn, g), 4), "recall_chunks": num_chunks}
             self.conn.execute(
                 "update generations set stats = stats || %s where generation_id = %s",
-                [to_json(stats), g.generation_id],
+                [to_json(found), g.generation_id],
             )
         return g
 
@@ -300,12 +295,11 @@ def _switch(
         conn.execute(attach.format(g.table, sql.Literal(g.generation_id)))
         conn.execute(sql.SQL("alter table {} drop constraint attached").format(g.table))
     if replace:
-        conn.execute("delete from collections where name = %s", [name])  # its chunks: see drop_orphans
-    live = next((g.generation_id for g in generations if g.is_live), None)
+        conn.execute("delete from collections where name = %s", [name])  # its chunks: see sweep
+    for g in generations:
+        if g.is_live:
+            make_live(conn, collection_id, None, g.generation_id, None)
     try:
-        conn.execute(
-            "update collections set name = %s, live_generation_id = %s where collection_id = %s",
-            [name, live, collection_id],
-        )
+        conn.execute("update collections set name = %s where collection_id = %s", [name, collection_id])
     except psycopg.errors.UniqueViolation:
         raise _exists(name) from None

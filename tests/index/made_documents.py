@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from rag.index.generations import activate, ensure_generation, live_generation
 from rag.index.ledger import Failure, write_failures
 from rag.index.store import Generation, IndexedDocument, Store
 from rag.records import Chunk, Section
@@ -54,11 +55,11 @@ def document(source: str, num_chunks: int, version: str = "v1") -> IndexedDocume
 
 def make_collection(store: Store, name: str, sizes: list[int], version: str = "v1") -> Generation:
     """A live generation of documents `file:///{name}/0`, … with that many chunks each, and one ledger entry."""
-    generation = store.ensure_generation(name, CONFIG, FINGERPRINT, DIM)
+    generation = ensure_generation(store, name, CONFIG, FINGERPRINT, DIM)
     store.write_documents(generation, [document(f"file:///{name}/{i}", n, version) for i, n in enumerate(sizes)])
     write_failures(store, generation, [Failure(f"file:///{name}/bad", "no text", "h")])
-    store.activate(generation, {"note": "made"})
-    return store.live_generation(name)
+    activate(store, generation, {"note": "made"})
+    return live_generation(store, name)
 
 
 def content(store: Store, generation: Generation) -> dict[str, list[tuple[Any, ...]]]:

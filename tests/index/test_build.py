@@ -140,7 +140,7 @@ def test_a_source_that_lost_most_of_its_documents_asks_for_force(folder: Path, s
 def test_a_run_leaves_its_counts_in_the_ledger(folder: Path, settings: Settings) -> None:
     report = ingest([str(folder)], settings)
     store = Store(_url(settings))
-    generation = store.live_generation(settings.collection)
+    generation = live_generation(store, settings.collection)
     run = last_run(store, generation)
     assert run is not None and run.finished_at is not None
     assert (run.documents, run.chunks_embedded) == (report.documents, report.chunks_embedded)

@@ -16,6 +16,7 @@ from rag.index.build import ingest
 from rag.index.chunking import check_chunk_size, chunk_with
 from rag.index.database import open_database
 from rag.index.embed import context_tokens, load_embedder, load_token_spans
+from rag.index.generations import generations
 from rag.index.store import Store
 from rag.records import Section
 
@@ -96,7 +97,7 @@ def test_each_method_makes_a_generation_of_its_own_and_semantic_cuts_in_the_acto
     with pytest.raises(ConfigError, match="expected at most 254 tokens"):
         run(method="tokens")
     store = Store(open_database(settings))
-    configs = [g.config["chunk"] for g in store.generations(settings.collection)]
+    configs = [g.config["chunk"] for g in generations(store, settings.collection)]
     assert configs == [
         {"size": 700, "overlap": 50},
         {"method": "semantic", "size": 300, "overlap": 50},

@@ -19,6 +19,7 @@ from rag.config import Settings
 from rag.errors import DumpError, NotFound
 from rag.index.dump import dump_collection, dump_jsonl
 from rag.index.dump_format import CHUNKS, DOCUMENTS, FAILURES, GENERATION_DOCUMENTS, SECTIONS, Folder
+from rag.index.generations import ensure_generation
 from rag.index.load import load_collection
 from rag.index.store import Store
 
@@ -69,7 +70,7 @@ def test_every_column_of_the_schema_moves(store: Store, table: str, columns: dic
             " where attrelid = %s::regclass and attnum > 0 and not attisdropped",
             [table],
         ).fetchall()
-    names = {"integer": "int4", "timestamp with time zone": "timestamptz"}
+    names = {"integer": "int4", "timestamp with time zone": "timestamptz", "real": "float4", "boolean": "bool"}
     assert {name: names.get(kind, kind) for name, kind in found if name != owner} == columns
 
 
@@ -110,7 +111,7 @@ def test_only_the_live_generation_and_its_documents_are_dumped_unless_all_are_as
     store: Store, settings: Settings, tmp_path: Path
 ) -> None:
     live = make_collection(store, settings.collection, [2])
-    other = store.ensure_generation(live.collection, live.config | {"extractor": 2}, live.fingerprint, DIM)
+    other = ensure_generation(store, live.collection, live.config | {"extractor": 2}, live.fingerprint, DIM)
     store.write_documents(other, [document("file:///elsewhere", 4)])
     one = dump_collection(store, live.collection, str(tmp_path / "one"))
     assert (one.index_ids, one.documents, one.chunks) == ((live.generation_id,), 1, 2)
@@ -171,7 +172,7 @@ def test_json_lines_have_the_contract_s_fields_in_reading_order(store: Store, se
 
 
 def test_a_collection_without_a_live_index_is_not_dumped(store: Store, settings: Settings, tmp_path: Path) -> None:
-    store.ensure_generation(settings.collection, {}, {}, DIM)
+    ensure_generation(store, settings.collection, {}, {}, DIM)
     with pytest.raises(NotFound, match="has no finished index yet"):
         dump_collection(store, settings.collection, str(tmp_path / "d"))
     with pytest.raises(NotFound, match="no collection named 'nope'"):

@@ -17,13 +17,15 @@ import pytest
 from made_documents import DIM, FINGERPRINT, content, document, make_collection, vectors
 from test_dump import start_rag, wait_for_lock
 
-from rag.config import SearchConfig, Settings
+from rag.config import IndexConfig, SearchConfig, Settings
 from rag.errors import DumpError, NotFound
 from rag.index.dump import dump_collection
 from rag.index.embed import Fingerprint
+from rag.index.generations import ensure_generation, generations, live_generation
+from rag.index.hnsw import update_hnsw
 from rag.index.load import load_collection
 from rag.index.store import Store
-from rag.index.vectors import build_hnsw, nearest
+from rag.index.vectors import nearest
 from rag.search.retrieve import Retriever
 
 
@@ -68,7 +70,7 @@ def test_a_loaded_collection_has_the_very_rows_of_the_dumped_one(
     where = f"{scheme}{tmp_path}/d"
     dump_collection(store, settings.collection, where, shard_rows=7)
     report = load_collection(store, where, copy_name)
-    copy = store.live_generation(copy_name)
+    copy = live_generation(store, copy_name)
     assert content(store, copy) == content(store, original)
     assert (report.collection, report.index_ids, report.chunks) == (copy_name, (copy.generation_id,), 24)
     kept = ("config", "fingerprint", "dim", "state", "stats", "is_live")
@@ -79,15 +81,16 @@ def test_the_dumped_name_is_the_default(store: Store, settings: Settings, tmp_pa
     original = content(store, make_collection(store, settings.collection, [2]))
     dump_collection(store, settings.collection, str(tmp_path / "d"))
     assert load_collection(store, str(tmp_path / "d"), replace=True).collection == settings.collection
-    assert content(store, store.live_generation(settings.collection)) == original
+    assert content(store, live_generation(store, settings.collection)) == original
 
 
 def test_searches_of_the_copy_find_the_same(store: Store, settings: Settings, tmp_path: Path, copy_name: str) -> None:
     original = make_collection(store, settings.collection, [700, 800])
-    build_hnsw(store, original)
+    update_hnsw(store, original, IndexConfig(), ef_search=100)
+    original = live_generation(store, settings.collection)
     dump_collection(store, settings.collection, str(tmp_path / "d"))
     load_collection(store, str(tmp_path / "d"), copy_name)
-    copy = store.live_generation(copy_name)
+    copy = live_generation(store, copy_name)
     assert copy.stats["hnsw_chunks"] == 1500
     assert copy.stats["recall@10"] >= 0.95
     same = 0
@@ -108,11 +111,11 @@ def test_all_generations_move_with_their_states_and_one_is_live(
     store: Store, settings: Settings, tmp_path: Path, copy_name: str
 ) -> None:
     live = make_collection(store, settings.collection, [2])
-    other = store.ensure_generation(live.collection, live.config | {"extractor": 2}, live.fingerprint, DIM)
+    other = ensure_generation(store, live.collection, live.config | {"extractor": 2}, live.fingerprint, DIM)
     store.write_documents(other, [document("file:///elsewhere", 4)])
     dump_collection(store, live.collection, str(tmp_path / "d"), all_generations=True)
     load_collection(store, str(tmp_path / "d"), copy_name)
-    copies = store.generations(copy_name)
+    copies = generations(store, copy_name)
     assert [(g.state, g.is_live, store.counts(g)["chunks"]) for g in copies] == [
         ("ready", True, 2),
         ("building", False, 4),
@@ -126,9 +129,9 @@ def test_what_was_loaded_can_be_written_to_and_dumped_again(
     make_collection(store, settings.collection, [3])
     dump_collection(store, settings.collection, str(tmp_path / "d"))
     load_collection(store, str(tmp_path / "d"), copy_name)
-    copy = store.live_generation(copy_name)
+    copy = live_generation(store, copy_name)
     source = f"file:///{settings.collection}/0"
-    assert store.ensure_generation(copy_name, copy.config, copy.fingerprint, DIM) == copy
+    assert ensure_generation(store, copy_name, copy.config, copy.fingerprint, DIM) == copy
     store.write_documents(copy, [document(source, 2, "v2"), document("file:///new", 1)])
     assert store.counts(copy) == {"documents": 2, "chunks": 3}
     assert store.remove_documents(copy, [document("file:///new", 1).doc_id]) == 1
@@ -201,7 +204,7 @@ def test_a_load_killed_midway_leaves_nothing_and_the_next_one_works(
     make_collection(store, name, [700, 800], "new")
     dump_collection(store, name, str(tmp_path / "d"))
     make_collection(store, name, [3, 2], "old")
-    old, before = store.live_generation(name), everything(store)
+    old, before = live_generation(store, name), everything(store)
     rows_before = content(store, old)
     with psycopg.connect(store.url) as blocker:
         blocker.execute(f"lock table {table} in share mode")
@@ -212,7 +215,7 @@ def test_a_load_killed_midway_leaves_nothing_and_the_next_one_works(
         assert everything(store) == before
         assert content(store, old) == rows_before
     assert load_collection(store, str(tmp_path / "d"), replace=True).chunks == 1500
-    assert store.counts(store.live_generation(name)) == {"documents": 2, "chunks": 1500}
+    assert store.counts(live_generation(store, name)) == {"documents": 2, "chunks": 1500}
     assert orphans(store) == []
 
 
@@ -248,12 +251,12 @@ def test_an_ingestion_can_start_a_generation_while_a_load_is_on(
         load = threading.Thread(target=load_collection, args=(store, str(tmp_path / "d"), copy_name))
         load.start()
         wait_for_lock(store, "failures")
-        other = store.ensure_generation(f"{settings.collection[:50]}-other", {}, {}, DIM)
+        other = ensure_generation(store, f"{settings.collection[:50]}-other", {}, {}, DIM)
         assert other.state == "building"
         with pytest.raises(NotFound):
-            store.live_generation(copy_name)
+            live_generation(store, copy_name)
     load.join()
-    assert store.live_generation(copy_name).state == "ready"
+    assert live_generation(store, copy_name).state == "ready"
 
 
 # Damaged and hostile dumps
@@ -383,7 +386,7 @@ def test_a_damaged_dump_is_refused_in_one_line_and_changes_nothing(
     assert "\n" not in str(caught.value)
     assert everything(store) == before
     with pytest.raises(NotFound):
-        store.live_generation("damaged-dump")
+        live_generation(store, "damaged-dump")
 
 
 def test_the_report_is_plain_data(store: Store, good_dump: Path, copy_name: str) -> None:
