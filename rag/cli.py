@@ -49,7 +49,10 @@ def demo() -> None:
 def ingest(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SOURCE]...", help="Folder, file, URL, python:package. [default: those of before]"),
+        typer.Argument(
+            metavar="[SOURCE]...",
+            help="Folder, file, URL, git+URL, s3://…, hf:…, -, python:package. [default: those of before]",
+        ),
     ] = None,
     collection: Collection = None,
     chunk_method: Annotated[

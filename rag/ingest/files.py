@@ -1,8 +1,7 @@
 """Bytes of local files, and the folder for what is fetched or unpacked first. Knows nothing of what is in them.
 
 A listed document is a path, so whatever can only be read from its beginning (a clone, a compressed file, standard
-input) is copied below `home/sources` once. Every file there can be deleted while no job runs. On a cluster `home` must
-be a folder that all nodes see.
+input) is copied below `home/sources` once. Every file there can be deleted while no job runs.
 """
 
 import hashlib

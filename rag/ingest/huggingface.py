@@ -63,6 +63,8 @@ def _load(name: str, split: str, origin: str, cache: Path) -> Any:
         raise SourceError(f"{origin}: expected the library datasets, found none; pip install 'rag[hf]'") from None
     if name.startswith("/") and not os.path.isdir(name):
         raise SourceError(f"{origin}: expected a folder at {name}, found none; check the path")
+    if not name.startswith("/") and os.path.isdir(name):  # the library would take the folder
+        raise SourceError(f"{origin}: expected a dataset of the hub, found a folder of this name; write hf:./{name}")
     datasets.disable_progress_bars()
     try:
         if any(os.path.exists(os.path.join(name, saved)) for saved in SAVED):

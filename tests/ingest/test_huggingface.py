@@ -113,6 +113,13 @@ def test_what_is_no_dataset_is_refused_in_one_line(listed, source, reason):
     assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_folder_is_never_taken_for_a_dataset_of_the_hub(tmp_path, listed, monkeypatch):
+    (tmp_path / "org/name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="expected a dataset of the hub, found a folder of this name; write hf:./org"):
+        listed("hf:org/name")
+
+
 def test_the_library_that_is_missing_is_named(tmp_path):
     program = (
         "import sys; sys.modules['datasets'] = None\n"
