@@ -14,6 +14,7 @@ from rag.index.generations import live_generation
 from rag.index.store import Store
 
 NUM_DOCUMENTS = 192
+BULK = "p { color: black }" * 150  # no text, but bytes: batches are cut by bytes, and a job of one batch uses one node
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,9 @@ def jobs(home: Path, database_url: str) -> dict[str, Any]:
         documents = Path(work) / "documents"
         documents.mkdir()
         for i in range(NUM_DOCUMENTS):
-            (documents / f"{i:03}.md").write_text(
-                f"# Page {i}\n\nFirst words of {i}.\n\n## More\n\nOther words of {i}.\n"
+            (documents / f"{i:03}.html").write_text(
+                f"<title>Page {i}</title><style>{BULK}</style><h1>Page {i}</h1><p>First words of {i}.</p>"
+                f"<h2 id=more>More</h2><p>Other words of {i}.</p>"
             )
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(home), str(documents), f"{work}/nodes"],
