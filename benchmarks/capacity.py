@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rag.config import load_settings
 from rag.index.database import open_database
+from rag.index.generations import live_generation
 from rag.index.store import Store
 
 SIZES = (100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
@@ -44,23 +45,23 @@ MEASURED = Units(46_447, 46_447 / 1027, 2439, 419, 1169, 6.25, 37.0)
 
 
 def measure(collection: str, rate: float) -> Units:
-    """The unit costs of a live collection that has its HNSW index; reads only."""
+    """The unit costs of the live index of a collection, the only one in its database, once it has its HNSW."""
     settings = load_settings(collection=collection)
     store = Store(open_database(settings))
     try:
-        generation = store.live_generation(collection)
+        generation = live_generation(store, collection)
         counts = store.counts(generation)
-        hnsw = f"chunks_{generation.generation_id}_hnsw"
         with store.pool.connection() as conn:
             row = conn.execute(
-                "select pg_total_relation_size(%s), pg_relation_size(%s), pg_total_relation_size('sections'),"
+                "select pg_total_relation_size(to_regclass(%s)), pg_total_relation_size('sections'),"
                 " pg_total_relation_size('documents') + pg_total_relation_size('generation_documents')",
-                [f"chunks_{generation.generation_id}", hnsw],
+                [f"chunks_{generation.generation_id}"],
             ).fetchone()
     finally:
         store.close()
     assert row is not None
-    total, index, sections, documents = (size / counts["chunks"] for size in row)
+    index = generation.stats["hnsw_bytes"] / generation.stats["hnsw_chunks"]
+    total, sections, documents = (size / counts["chunks"] for size in row)
     return Units(
         chunks=counts["chunks"],
         chunks_per_document=counts["chunks"] / counts["documents"],

@@ -3,19 +3,19 @@
     python benchmarks/scaling.py                         # 1 2 4 8 16 32 workers, four on a node
     python benchmarks/scaling.py --workers 1 16 --batches 10
 
-Extraction, chunking, scheduling, transport and writing are the product's (`rag.index.job.run_job`), on a real multi-node
-Ray (`ray.cluster_utils.Cluster`: one raylet and one object store per node, logical CPUs). Two things are replaced. The
-embedding: an actor waits a fixed time per chunk, as if a GPU computed. And the plan: n actors of 1 CPU, for the nodes
-have no more. So what is measured is whether the pipeline keeps n workers busy. What it cannot show is the network, and
-the disks and CPUs of separate machines.
+Extraction, chunking, scheduling, transport and writing are the product's (`rag.index.job.run_job`), on a real Ray of
+several nodes (`ray.cluster_utils.Cluster`: one raylet and one object store each, logical CPUs). Two things are
+replaced. The embedding: an actor waits a fixed time per chunk, as if a GPU computed. And the plan: n actors of 1 CPU,
+for the nodes have no more. So what is measured is whether the pipeline keeps n workers busy. What it cannot show is the
+network, and the disks and CPUs of separate machines.
 
 A batch is 16 chunks. It has to take so long that this machine's cores feed all workers: n workers ask for
 16 n / SECONDS chunks/s, and each chunk costs `CPU ms/chunk` of real work. Where `cores used` comes near the number of
 cores, it is the machine that is measured and not the pipeline; then repeat with more --seconds.
 
-Work grows with the workers, `--batches` for each. The clock runs from the first fifth of the documents to the last one, by
-the manifest's own times: start-up is excluded (it is sequential here, and parallel on real nodes), the idle end included.
-efficiency(n) = throughput(n) / (n * throughput(1)); `of ideal` is throughput(n) / (16 n / SECONDS), the most they can do.
+Work grows with the workers, `--batches` for each. The clock runs from the first fifth of the documents to the last
+one, by the manifest's own times: start-up is excluded (it is sequential here, and parallel on real nodes), the idle
+end included. efficiency(n) = throughput(n) / (n * throughput(1)); `of ideal` is throughput(n) / (16 n / SECONDS).
 """
 
 import argparse
@@ -41,6 +41,7 @@ from rag.index import job
 from rag.index.cluster import QUIET_RAY, TASK_CPUS, EmbedPlan
 from rag.index.database import open_database
 from rag.index.embed import Fingerprint
+from rag.index.generations import ensure_generation
 from rag.index.server import EmbeddedServer
 from rag.index.store import Store
 from rag.records import DocumentRef
@@ -74,12 +75,12 @@ class CpuClock:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
+        used: dict[int, float] = {}  # by pid, of processes that ended too
         while True:
-            used = 0.0
             for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
                 with contextlib.suppress(psutil.Error):
-                    used += sum(process.cpu_times()[:2])
-            self.samples.append((time.time(), used))
+                    used[process.pid] = sum(process.cpu_times()[:2])
+            self.samples.append((time.time(), sum(used.values())))
             time.sleep(0.5)
 
     def between(self, start: float, end: float) -> float:
@@ -104,7 +105,7 @@ def measure(num_workers: int, documents: Path, home: Path) -> dict[str, float]:
     store = Store(open_database(settings))
     try:
         fingerprint = Fingerprint("fixed time", "", "", True, "", "", DIM, 256)
-        generation = store.ensure_generation(settings.collection, {}, asdict(fingerprint), DIM)
+        generation = ensure_generation(store, settings.collection, {}, asdict(fingerprint), DIM)
         refs = [DocumentRef(p.as_uri(), "text/markdown", str(p)) for p in sorted(documents.iterdir())]
         as_if_bytes = len(refs) * job.MIN_BATCH_BYTES // BATCH  # so that the job makes batches of BATCH
         result = job.run_job(refs, as_if_bytes, settings, generation, store, FixedTimeEmbedChunks)
@@ -153,7 +154,9 @@ def main() -> None:
                 documents = Path(work) / f"{n}"
                 write_documents(documents, n * args.batches * BATCH, max_sections=1)
                 command = [sys.executable, __file__, "--workers", str(n), "--measure", str(documents), str(home)]
-                done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+                done = subprocess.run(command, env=env, capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(done.stderr)
                 found = json.loads(done.stdout.splitlines()[-1])
                 rate = found["chunks_per_s"]
                 single = single or rate / n

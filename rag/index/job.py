@@ -34,8 +34,8 @@ from rag.ingest.sources import read_document
 from rag.progress import Progress
 from rag.records import Chunk, DocumentRef, Section
 
-# A batch is what a kill can undo, so it is a small part of the whole; yet enough to sort by length (about 80 chunks).
-BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 100, 50_000, 300_000
+# A batch is what a kill can undo, so it is a small part of the whole; yet enough to sort by length (about 40 chunks).
+BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 100, 20_000, 300_000
 MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 

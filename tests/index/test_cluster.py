@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from rag.config import load_settings
+from rag.index.generations import live_generation
 from rag.index.store import Store
 
 NUM_DOCUMENTS = 192
+BULK = "p { color: black }" * 150  # no text, but bytes: batches are cut by bytes, and a job of one batch uses one node
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,9 @@ def jobs(home: Path, database_url: str) -> dict[str, Any]:
         documents = Path(work) / "documents"
         documents.mkdir()
         for i in range(NUM_DOCUMENTS):
-            (documents / f"{i:03}.md").write_text(
-                f"# Page {i}\n\nFirst words of {i}.\n\n## More\n\nOther words of {i}.\n"
+            (documents / f"{i:03}.html").write_text(
+                f"<title>Page {i}</title><style>{BULK}</style><h1>Page {i}</h1><p>First words of {i}.</p>"
+                f"<h2 id=more>More</h2><p>Other words of {i}.</p>"
             )
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(home), str(documents), f"{work}/nodes"],
@@ -36,10 +38,10 @@ def jobs(home: Path, database_url: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def chunks(collection: str, home: Path, database_url: str) -> list[tuple[str, str, int]]:
+def chunks(collection: str, database_url: str) -> list[tuple[str, str, int]]:
     """(document's source, chunk_id, chunks that the manifest says the document has), of every chunk."""
     store = Store(database_url)
-    generation = store.live_generation(load_settings(home=home, collection=collection).collection)
+    generation = live_generation(store, collection)
     with store.pool.connection() as conn:
         rows = conn.execute(
             "select split_part(c.source, '#', 1), chunk_id, m.num_chunks from chunks c"
@@ -51,17 +53,15 @@ def chunks(collection: str, home: Path, database_url: str) -> list[tuple[str, st
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def test_a_job_uses_every_node(jobs: dict[str, Any], home: Path, database_url: str) -> None:
+def test_a_job_uses_every_node(jobs: dict[str, Any], database_url: str) -> None:
     assert len(jobs["nodes"]) == 2
     assert jobs["whole"]["documents"]["new"] == NUM_DOCUMENTS
-    assert len(chunks("two-nodes", home, database_url)) == 2 * NUM_DOCUMENTS
+    assert len(chunks("two-nodes", database_url)) == 2 * NUM_DOCUMENTS
 
 
-def test_a_node_that_dies_in_a_job_costs_nothing_and_doubles_nothing(
-    jobs: dict[str, Any], home: Path, database_url: str
-) -> None:
+def test_a_node_that_dies_in_a_job_costs_nothing_and_doubles_nothing(jobs: dict[str, Any], database_url: str) -> None:
     assert 0 < jobs["killed_at"] < NUM_DOCUMENTS
-    found = chunks("one-node-dies", home, database_url)
-    assert found == chunks("two-nodes", home, database_url)
+    found = chunks("one-node-dies", database_url)
+    assert found == chunks("two-nodes", database_url)
     assert {num_chunks for _, _, num_chunks in found} == {2}
     assert jobs["crippled"]["documents"]["new"] == NUM_DOCUMENTS

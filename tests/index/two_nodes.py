@@ -18,6 +18,7 @@ from rag.config import Settings, load_settings
 from rag.index import job
 from rag.index.build import ingest
 from rag.index.database import open_database
+from rag.index.generations import generations
 from rag.index.store import Store
 
 
@@ -38,8 +39,8 @@ def kill_when_some_is_written(cluster: Cluster, node: Any, settings: Settings, k
     store = Store(open_database(settings))
     while not killed_at:
         time.sleep(0.05)
-        generations = store.generations(settings.collection) if settings.collection in store.collections() else []
-        num_documents = store.counts(generations[0])["documents"] if generations else 0
+        found = generations(store, settings.collection) if settings.collection in store.collections() else []
+        num_documents = store.counts(found[0])["documents"] if found else 0
         if num_documents:
             cluster.remove_node(node, allow_graceful=False)
             killed_at.append(num_documents)
