@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rag.config import Settings
-from rag.errors import IndexMismatch, SourceError
+from rag.errors import ConfigError, IndexMismatch
 from rag.index import ledger
 from rag.index.chunking import check_chunk_size
 from rag.index.database import open_database
@@ -104,10 +104,10 @@ def ingest(
 
 
 def _remembered(store: Store, settings: Settings) -> list[str]:
-    """The sources of earlier runs. Raises SourceError where there are none."""
+    """The sources of earlier runs. Raises ConfigError where there are none."""
     found = ledger.origins(store, settings.collection)
     if not found:
-        raise SourceError(
+        raise ConfigError(
             f"collection {settings.collection!r} has no sources yet; name one: rag ingest SOURCE"
             f" --collection {settings.collection}"
         )

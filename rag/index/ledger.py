@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 
 from rag.errors import DatabaseError
 from rag.index.store import Generation, Store, scalar
+from rag.ingest.sources import place_of_origin
 from rag.records import to_json
 
 INGEST_LOCK = 6  # advisory, with a collection's id
@@ -54,7 +55,14 @@ def only_one(store: Store, collection_id: int, collection: str) -> Iterator[None
 
 
 def start_run(store: Store, generation: Generation, origins: Sequence[str]) -> int:
+    """Remembers the origins; another commit of a repository takes the place of the one before."""
+    places = {place_of_origin(origin) for origin in origins}
     with store.pool.connection() as conn:
+        known = conn.execute("select origin from origins where collection_id = %s", [generation.collection_id])
+        replaced = [o for (o,) in known if o not in origins and place_of_origin(o) in places]
+        conn.execute(
+            "delete from origins where collection_id = %s and origin = any(%s)", [generation.collection_id, replaced]
+        )
         conn.cursor().executemany(
             "insert into origins (collection_id, origin) values (%s, %s) on conflict do nothing",
             [(generation.collection_id, origin) for origin in origins],

@@ -89,6 +89,11 @@ def listed_root(source: str, settings: Settings) -> str:
     return root
 
 
+def place_of_origin(origin: str) -> str:
+    """What an origin is apart from its version: two commits of one repository are one place."""
+    return place_of(origin) if _kind(origin) == "git" else origin
+
+
 def is_within(source: str, origin: str) -> bool:
     """Whether listing `origin` (canonical) would list a document `source`, were it still there."""
     match _kind(origin):
@@ -98,7 +103,7 @@ def is_within(source: str, origin: str) -> bool:
             from rag.ingest.urls import is_below
 
             return _kind(source) == "web" and is_below(source, origin)
-    origin = place_of(origin) if _kind(origin) == "git" else origin
+    origin = place_of_origin(origin)
     place, is_row, _ = source.partition("?")  # the rows of a file are listed where the file itself is named
     if is_row or place == origin:
         return place == origin or (_kind(origin) == "dataset" and place.startswith(f"{origin}:"))

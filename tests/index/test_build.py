@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rag.config import Settings, load_settings
-from rag.errors import IndexMismatch, ResourceError, SourceError
+from rag.errors import ConfigError, IndexMismatch, ResourceError, SourceError
 from rag.index.build import ingest
 from rag.index.cluster import EmbedPlan, plan_embedding
 from rag.index.generations import details, generations, live_generation, rollback
@@ -117,7 +117,7 @@ def test_an_index_that_was_rolled_back_to_is_brought_up_to_date_by_ingesting_wit
 
 
 def test_the_sources_of_before_are_read_again_when_none_is_named(folder: Path, settings: Settings) -> None:
-    with pytest.raises(SourceError, match="has no sources yet; name one"):
+    with pytest.raises(ConfigError, match="has no sources yet; name one"):
         ingest([], settings)
     first = ingest([str(folder)], settings)
     (folder / "notes.txt").write_text("Now about walruses.")

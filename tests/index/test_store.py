@@ -10,7 +10,7 @@ from rag.config import Settings
 from rag.errors import DatabaseError
 from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
 from rag.index.generations import ensure_generation
-from rag.index.ledger import Failure, failures, only_one, write_failures
+from rag.index.ledger import Failure, failures, only_one, origins, start_run, write_failures
 from rag.index.store import Generation, IndexedDocument, Store
 from rag.index.vectors import nearest
 from rag.records import Chunk, Section
@@ -131,3 +131,9 @@ def test_a_collection_takes_one_ingestion_at_a_time(store: Store, generation: Ge
     with only_one(store, generation.collection_id, "docs"), pytest.raises(DatabaseError, match="another ingestion"):
         enter()
     enter()
+
+
+def test_another_commit_of_a_repository_takes_the_place_of_the_one_before(store: Store, generation: Generation) -> None:
+    start_run(store, generation, ["git+https://host/org/repo@v1", "file:///docs"])
+    start_run(store, generation, ["git+https://host/org/repo@v2"])
+    assert sorted(origins(store, generation.collection)) == ["file:///docs", "git+https://host/org/repo@v2"]
