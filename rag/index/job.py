@@ -240,7 +240,7 @@ def write(batch: Any, url: str, generation: Generation) -> Any:
         store.write_documents(generation, documents)
         write_failures(store, generation, failed)
     except (psycopg.OperationalError, PoolTimeout) as error:
-        lost = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        lost = (str(error).strip() or type(error).__name__).splitlines()[0]
     num_chunks = {d.source: len(d.chunks) for d in documents}
     keep = ("source", "error", "content_hash", "seconds", "embed_start", "embed_end", "num_truncated")
     return pa.Table.from_pylist(
