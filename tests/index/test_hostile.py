@@ -48,11 +48,11 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "inner" / "docs"
     folder.mkdir(parents=True)
     (folder / "good.md").write_text("# Penguins\n\nPenguins live in the Antarctic.\n")
-    (folder / "bomb.docx").write_bytes(docx(b"0" * 2 * GIB_TENTH))
+    (folder / "bomb.docx").write_bytes(docx(b"0" * 200_000_000))
     (folder / "climber.docx").write_bytes(docx(b"<broken", ("../../climbed.txt", b"up"), ("/climbed.txt", b"up")))
     (folder / "laughs.docx").write_bytes(docx(BILLION_LAUGHS.encode()))
     (folder / "deep.html").write_text("<div>" * 100_000 + "deep")
-    (folder / "broken.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<</Type/Catalog/Pages 1 0 R>>\nendobj\ntrailer<</Root 1 0 R>>")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<</Type/Catalog/Pages 1 0 R>>\ntrailer<</Root 1 0 R>>")
     (folder / "nul.txt").write_bytes(b"\0" * 1000)
     (folder / "picture.md").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
     with (folder / "line.txt").open("wb") as line:  # sparse: a gigabyte without a line end
@@ -60,9 +60,6 @@ def folder(tmp_path: Path) -> Path:
     (folder / "loop").symlink_to(folder)
     (folder / "out.md").symlink_to("/etc/hostname")
     return folder
-
-
-GIB_TENTH = GIB // 10
 
 
 @contextmanager
