@@ -34,7 +34,7 @@ bench: $(VENV)/.installed-dev  ## the short benchmarks, about 20 minutes on 2 co
 	$(BIN)/python benchmarks/unchanged.py
 	$(BIN)/python benchmarks/memory.py --rounds 1
 
-# The long ones: bench-faults 30 to 40 minutes, bench-scaling about 10. ARGS="--runs 3" goes to the script.
+# The long ones: bench-faults 30 to 40 minutes, bench-scaling about 15. ARGS="--runs 3" goes to the script.
 $(BENCHES): bench-%: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 

@@ -134,8 +134,8 @@ def measure(num_workers: int, documents: Path, home: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--batches", type=int, default=20, help="for each worker")
-    parser.add_argument("--seconds", type=float, default=4.0, help="that a batch of 16 chunks takes")
+    parser.add_argument("--batches", type=int, default=12, help="for each worker")
+    parser.add_argument("--seconds", type=float, default=8.0, help="that a batch of 16 chunks takes")
     parser.add_argument("--measure", nargs=2, metavar=("DOCUMENTS", "HOME"), type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
