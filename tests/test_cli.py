@@ -33,7 +33,7 @@ def rag(*args: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
         (["status", "-c", "nope"], {}, 1, "no collection named 'nope'"),
         (["ask", "x", "-c", "antarctica", "--llm", "gpt-9"], {}, 1, "'gpt-9'"),
         (["ingest", "README.md", "--model", "no-such-model"], {}, 1, "no-such-model"),
-        (["search", "x"], {"DATABASE_URL": "postgresql://u:secret@127.0.0.1:1/x"}, 1, "no PostgreSQL at"),
+        (["search", "x"], {"DATABASE_URL": "postgresql://u:pw-4711@127.0.0.1:1/x"}, 1, "no PostgreSQL at"),
         (["search", "x"], {"RAG_SEARCH__K": "many"}, 2, "search.k"),
         (["search", "x", "--mode", "psychic"], {}, 2, "search.mode"),
         (["search", "x", "-c", "bad name!"], {}, 2, "collection"),
@@ -54,7 +54,7 @@ def test_unusable_input_is_one_clear_line(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "secret" not in done.stderr
+    assert "pw-4711" not in done.stderr
 
 
 @pytest.mark.parametrize(

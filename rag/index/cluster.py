@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,22 +35,37 @@ class EmbedPlan:
     threads: int
 
 
-def plan_embedding(total_cpus: float, free_cpus: float, total_gpus: float) -> EmbedPlan:
-    """The largest plan that leaves room for one extractor and one writer; an actor pool that takes every CPU hangs.
+def plan_embedding(free: Sequence[float], total_gpus: float) -> EmbedPlan:
+    """The largest plan that leaves room for extractors and writers; an actor pool that takes every CPU hangs.
 
-    Raises ResourceError where not even half a CPU is left for an embedder.
+    `free` is the number of free CPUs of each node: an actor must fit into one. Raises ResourceError where not even
+    half a CPU is left for an embedder.
     """
-    smallest = 0.5 + 2 * TASK_CPUS
-    if free_cpus < smallest:
+    largest = max(free, default=0)
+    if largest < 0.5 + 2 * TASK_CPUS:
         raise ResourceError(
-            f"ingestion needs {smallest:g} free CPU at least, the cluster has {free_cpus:g} of {total_cpus:g} free;"
-            " stop other Ray jobs, add a node, or start Ray with more --num-cpus"
+            f"ingestion needs {0.5 + 2 * TASK_CPUS:g} free CPU at least on one node, the freest of {len(free)} has"
+            f" {largest:g}; stop other Ray jobs, add a node, or start Ray with more --num-cpus"
         )
     if total_gpus >= 1:
         return EmbedPlan(int(total_gpus), 0.5, 1, 1)
-    if free_cpus <= 2:
-        return EmbedPlan(1, 0.5, 0, max(1, int(total_cpus)))
-    return EmbedPlan(max(1, int((free_cpus - 1) // 2)), 2, 0, 2)
+    if largest >= 3:
+        return EmbedPlan(sum(max(0, int((cpus - 1) // 2)) for cpus in free), 2, 0, 2)
+    # Small nodes get one actor each, with threads for all of its CPUs; it shares them with tasks that mostly wait.
+    num_actors = sum(cpus >= 0.5 + 2 * TASK_CPUS for cpus in free)
+    return EmbedPlan(num_actors, 0.5 if len(free) == 1 or largest < 1.5 else 1, 0, max(1, int(largest)))
+
+
+def free_cpus() -> list[float]:
+    """Of each node of the cluster."""
+    from ray._private.state import available_resources_per_node  # the public call adds up the nodes
+
+    return [float(resources.get("CPU", 0)) for resources in available_resources_per_node().values()]
+
+
+def is_running() -> bool:
+    """Whether Ray runs in this process; asking does not import it."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def num_hosts() -> int:

@@ -17,6 +17,7 @@ from rag.errors import NotAllowed, NotFound
 from rag.index.store import Generation, Store, scalar
 from rag.records import to_json
 
+NUM_SHOWN = 10  # collections named in an error
 COLLECTION_LOCK = 1  # advisory, with a collection's id: creating and forgetting its generations
 
 Rows = TypeVar("Rows")
@@ -114,9 +115,14 @@ def _check_collection(store: Store, collection: str) -> None:
     names = store.collections()
     if collection not in names:
         raise NotFound(
-            f"no collection named {collection!r} (known: {', '.join(names) or 'none yet'});"
+            f"no collection named {collection!r} (known: {_shown(names)});"
             f" run `rag ingest SOURCE --collection {collection}`"
         )
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
+    return ", ".join(names[:NUM_SHOWN]) + more or "none yet"
 
 
 # Building

@@ -1,39 +1,32 @@
-"""The Ray Data job: listed documents in, whole documents in the store. Pure stages from rag.ingest, Ray around them.
+"""The Ray Data job: listed documents in, whole documents in the store. A thin shell around rag.index.stages.
 
-    rows -> [read, extract, chunk] -> [embed] -> [write] -> counts
-            tasks                     actors     tasks
-
-A row is one document with all its chunks, so that a document is written in one transaction and no retry can leave
-half of it.
+rows -> [read, extract, chunk] -> [embed] -> [write] -> counts
+        tasks                     actors     tasks
 """
 
 import gc
-import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from rag.config import ChunkConfig, EmbedConfig, Settings
+from rag.config import Settings
 from rag.errors import DatabaseError, ExtractionError, RagError, ResourceError
-from rag.index.chunking import chunk_with, needs_embedder, tokenizer_tools
-from rag.index.cluster import TASK_CPUS, EmbedPlan, num_hosts, plan_embedding, ray_session
-from rag.index.embed import Embedder, Fingerprint, load_embedder
-from rag.index.ledger import Failure, write_failures
-from rag.index.store import Generation, IndexedDocument, Store
-from rag.ingest.chunks import ChunkTools, chunk_section
-from rag.ingest.extract import extract
+from rag.index.chunking import needs_embedder, tokenizer_tools
+from rag.index.cluster import TASK_CPUS, EmbedPlan, free_cpus, is_running, num_hosts, plan_embedding, ray_session
+from rag.index.embed import Fingerprint, usable_cpus
+from rag.index.ledger import Failure
+from rag.index.stages import EmbedChunks, prepare, write, write_batch
+from rag.index.store import Generation, Store
 from rag.ingest.sources import read_document
 from rag.progress import Progress
-from rag.records import Chunk, DocumentRef, Section
+from rag.records import DocumentRef
 
+SMALL_JOB_BYTES = 200_000  # about 350 chunks, five seconds of work; Ray and its actor take twice that to start
 # A batch is what a kill can undo, so it is a small part of the whole; yet enough to sort by length (about 40 chunks).
 BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 100, 20_000, 300_000
 MAX_BATCH = 256  # documents
@@ -60,43 +53,66 @@ def run_job(
 ) -> JobResult:
     """Ingests `documents`, `num_bytes` in all. `embedder` replaces EmbedChunks: a benchmark's fixed-time one.
 
-    Raises ResourceError, ModelError, DatabaseError; RagError for whatever else Ray could not get over.
+    Little work is done in this process, where no Ray runs yet: starting it would take longer. Raises ResourceError,
+    ModelError, DatabaseError; RagError for whatever else Ray could not get over.
     """
-    import ray
+    tools = partial(tokenizer_tools, settings.chunk, settings.embed, Fingerprint(**generation.fingerprint))
+    prepared = partial(prepare, config=settings.chunk, tools=tools)
+    is_little = num_bytes <= SMALL_JOB_BYTES and settings.ray.address == "local" and not is_running()
+    with Progress("ingest", len(documents), "documents") as progress:
+        if is_little and embedder is None:
+            return _gather(_rows_made_here(documents, prepared, settings, generation, store), 1, progress)
+        import ray
 
-    result = JobResult()
-    batch_bytes = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, int(num_bytes * BATCH_SHARE)))
-    batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
-    with ray_session(settings.ray), Progress("ingest", len(documents), "documents") as progress:
-        total, free = ray.cluster_resources(), ray.available_resources()
-        plan = plan_embedding(total.get("CPU", 0), free.get("CPU", 0), total.get("GPU", 0))
-        tools = partial(tokenizer_tools, settings.chunk, settings.embed, Fingerprint(**generation.fingerprint))
-        stages = (partial(prepare, config=settings.chunk, tools=tools), embedder or EmbedChunks)
-        dataset = _dataset(_source(documents, batch_size, settings), batch_size, plan, stages, settings)
-        dataset = dataset.map_batches(
-            partial(write, url=store.url, generation=generation),
-            batch_format="pyarrow",
-            batch_size=batch_size,
-            num_cpus=TASK_CPUS,
-        )
-        times = _BusyTime(plan.num_actors)
-        try:
-            for row in dataset.iter_rows():
-                if row["lost"]:
-                    raise DatabaseError(_lost(row["lost"]))
-                progress.update(1)
-                result.num_chunks += row["num_chunks"]
-                result.num_truncated += row["num_truncated"]
-                times.add(row["embed_start"], row["embed_end"])
-                if row["error"]:
-                    failure = Failure(row["source"], row["error"], row["content_hash"], row["seconds"])
-                    result.failures.append(failure)
-        except (ray.exceptions.RayError, SystemError) as error:
-            raise _plain(error) from error
-        finally:
-            del dataset
-            gc.collect()  # a failed run's actors keep their CPUs until the dataset is collected
-        result.embed_busy = times.share()
+        with ray_session(settings.ray):
+            plan = plan_embedding(free_cpus(), ray.cluster_resources().get("GPU", 0))
+            batch_bytes = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, int(num_bytes * BATCH_SHARE)))
+            batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
+            rows = _source(documents, batch_size, settings)
+            dataset = _dataset(rows, batch_size, plan, (prepared, embedder or EmbedChunks), settings)
+            dataset = dataset.map_batches(
+                partial(write, url=store.url, generation=generation),
+                batch_format="pyarrow",
+                batch_size=batch_size,
+                num_cpus=TASK_CPUS,
+            )
+            try:
+                return _gather(dataset.iter_rows(), plan.num_actors, progress)
+            except (ray.exceptions.RayError, SystemError) as error:
+                raise _plain(error) from error
+            finally:
+                del dataset
+                gc.collect()  # a failed run's actors keep their CPUs until the dataset is collected
+
+
+def _rows_made_here(
+    documents: Sequence[DocumentRef],
+    prepared: Callable[[dict[str, Any]], dict[str, Any]],
+    settings: Settings,
+    generation: Generation,
+    store: Store,
+) -> Iterator[dict[str, Any]]:
+    """The stages without Ray, on one batch of everything."""
+    import pyarrow as pa
+
+    batch = pa.Table.from_pylist([prepared(asdict(ref)) for ref in documents])
+    embed = EmbedChunks(*_embedder_arguments(settings, usable_cpus()))
+    yield from write_batch(embed(batch), store, generation).to_pylist()
+
+
+def _gather(rows: Iterable[dict[str, Any]], num_actors: int, progress: Progress) -> JobResult:
+    """What the written rows say, as they come. Raises DatabaseError for the first that was not written."""
+    result, times = JobResult(), _BusyTime(num_actors)
+    for row in rows:
+        if row["lost"]:
+            raise DatabaseError(_lost(row["lost"]))
+        progress.update(1)
+        result.num_chunks += row["num_chunks"]
+        result.num_truncated += row["num_truncated"]
+        times.add(row["embed_start"], row["embed_end"])
+        if row["error"]:
+            result.failures.append(Failure(row["source"], row["error"], row["content_hash"], row["seconds"]))
+    result.embed_busy = times.share()
     return result
 
 
@@ -136,10 +152,9 @@ def _dataset(rows: Any, batch_size: int, plan: EmbedPlan, stages: tuple[Any, typ
     import ray
 
     prepared, embedder = stages
-    to_cut = [settings.chunk] if needs_embedder(settings.chunk) else []
     return rows.map(prepared, num_cpus=TASK_CPUS).map_batches(
         embedder,
-        fn_constructor_args=(settings.embed, settings.home, plan.threads, *to_cut),
+        fn_constructor_args=_embedder_arguments(settings, plan.threads),
         batch_format="pyarrow",
         batch_size=batch_size,
         compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
@@ -148,130 +163,9 @@ def _dataset(rows: Any, batch_size: int, plan: EmbedPlan, stages: tuple[Any, typ
     )
 
 
-def prepare(row: dict[str, Any], config: ChunkConfig, tools: Callable[[], ChunkTools] = ChunkTools) -> dict[str, Any]:
-    """One listed document -> its sections and chunks as JSON, or the reason why not in `error`.
-
-    No chunks yet where cutting needs the embedder.
-    """
-    started = time.perf_counter()
-    ref = DocumentRef(**row)
-    out: dict[str, Any] = {"source": ref.source, "mime": ref.mime, "content_hash": "", "meta": ref.meta}
-    sections: list[Section] = []
-    chunks: list[Chunk] = []
-    error = ""
-    try:
-        document = read_document(ref)
-        out |= {"content_hash": document.content_hash, "meta": document.meta}
-        sections = extract(document)
-        if not needs_embedder(config):
-            chunks = [chunk for section in sections for chunk in chunk_section(section, config, tools())]
-        error = "" if any(section.text.strip() for section in sections) else "no text"
-    except ExtractionError as reason:
-        error = str(reason)
-    except Exception as bug:  # one odd document must not end a job of a million: the ledger names it
-        error = f"{type(bug).__name__}: {bug}"
-    packed = {
-        "sections": json.dumps([asdict(section) for section in sections]),
-        "chunks": json.dumps([asdict(chunk) for chunk in chunks]),
-    }
-    return out | packed | {"error": error, "seconds": time.perf_counter() - started}
-
-
-class EmbedChunks:
-    """Adds `embeddings`: a document's chunks as the bytes of one (num_chunks, dim) float32 array."""
-
-    def __init__(self, config: EmbedConfig, cache_dir: Path, threads: int, to_cut: ChunkConfig | None = None) -> None:
-        import torch
-
-        torch.set_num_threads(threads)  # Ray gives an actor with half a CPU one thread
-        self.embedder = load_embedder(config, cache_dir)
-        self.to_cut = to_cut  # by what, where cutting needs the embedder
-
-    def __call__(self, batch: Any) -> Any:
-        started = time.time()
-        if self.to_cut is not None:
-            batch = _cut(batch, self.embedder, self.to_cut)
-        documents = [_chunks(text) for text in batch.column("chunks").to_pylist()]
-        texts = [chunk.context for chunks in documents for chunk in chunks]
-        embeddings, is_truncated = self.embedder.embed_marking(texts, "passage")
-        ends = np.cumsum([len(chunks) for chunks in documents])[:-1]
-        num_truncated = [int(part.sum()) for part in np.split(is_truncated, ends)]
-        return with_embeddings(batch, np.split(embeddings, ends), started, num_truncated)
-
-
-def _cut(batch: Any, embedder: Embedder, config: ChunkConfig) -> Any:
-    """The batch with the chunks of its sections."""
-    import pyarrow as pa
-
-    cut = []
-    for text in batch.column("sections").to_pylist():
-        sections = [Section(**section) for section in json.loads(text)]
-        cut.append(json.dumps([asdict(chunk) for chunk in chunk_with(embedder, sections, config)]))
-    return batch.set_column(batch.schema.get_field_index("chunks"), "chunks", pa.array(cut, pa.string()))
-
-
-def with_embeddings(
-    batch: Any, embeddings: Sequence[np.ndarray], started: float, num_truncated: Sequence[int] = ()
-) -> Any:
-    """The batch, its documents' vectors and when they were made appended."""
-    import pyarrow as pa
-
-    columns = {
-        "num_truncated": pa.array(num_truncated or [0] * len(embeddings), pa.int64()),
-        "embeddings": pa.array([part.tobytes() for part in embeddings], pa.large_binary()),
-        "embed_start": pa.array([started] * len(embeddings), pa.float64()),
-        "embed_end": pa.array([time.time()] * len(embeddings), pa.float64()),
-    }
-    for name, column in columns.items():
-        batch = batch.append_column(name, column)
-    return batch
-
-
-def write(batch: Any, url: str, generation: Generation) -> Any:
-    """Puts a batch of documents into the store; a row a document: what was written, or why the database is `lost`."""
-    import pyarrow as pa
-
-    rows = batch.to_pylist()
-    documents = [_indexed(row, generation.dim) for row in rows if not row["error"]]
-    failed = [Failure(r["source"], r["error"], r["content_hash"], r["seconds"]) for r in rows if r["error"]]
-    lost = ""  # a value, since Ray Data's own exception arrives without its cause
-    try:
-        store = _worker_store(url)
-        store.write_documents(generation, documents)
-        write_failures(store, generation, failed)
-    except (psycopg.OperationalError, PoolTimeout) as error:
-        lost = (str(error).strip() or type(error).__name__).splitlines()[0]
-    num_chunks = {d.source: len(d.chunks) for d in documents}
-    keep = ("source", "error", "content_hash", "seconds", "embed_start", "embed_end", "num_truncated")
-    return pa.Table.from_pylist(
-        [
-            {name: row[name] for name in keep} | {"num_chunks": num_chunks.get(row["source"], 0), "lost": lost}
-            for row in rows
-        ]
-    )
-
-
-@cache
-def _worker_store(url: str) -> Store:
-    """One small pool for each worker process, however many batches it writes."""
-    return Store(url, max_connections=1)
-
-
-def _indexed(row: dict[str, Any], dim: int) -> IndexedDocument:
-    return IndexedDocument(
-        source=row["source"],
-        mime=row["mime"],
-        content_hash=row["content_hash"],
-        meta=row["meta"],
-        sections=tuple(Section(**section) for section in json.loads(row["sections"])),
-        chunks=tuple(_chunks(row["chunks"])),
-        embeddings=np.frombuffer(row["embeddings"], np.float32).reshape(-1, dim),
-        seconds=row["seconds"],
-    )
-
-
-def _chunks(text: str) -> list[Chunk]:
-    return [Chunk(**chunk) for chunk in json.loads(text)]
+def _embedder_arguments(settings: Settings, threads: int) -> tuple[Any, ...]:
+    to_cut = [settings.chunk] if needs_embedder(settings.chunk) else []
+    return (settings.embed, settings.home, threads, *to_cut)
 
 
 class _BusyTime:

@@ -161,6 +161,20 @@ def test_an_unchanged_run_loads_no_model(folder: Path, settings: Settings) -> No
     assert done.stdout.split() == ["3", "False", "False"]
 
 
+def test_little_work_is_done_without_starting_ray(folder: Path, settings: Settings) -> None:
+    code = (
+        "import sys; from rag.index import job; from rag.index.build import ingest;"
+        "from rag.config import load_settings; job.ray_session = None;"
+        f"report = ingest([{str(folder)!r}], load_settings(collection={settings.collection!r}));"
+        "print(report.documents['new'], report.documents['failed'], 'ray' in sys.modules)"
+    )
+    env = os.environ | {"RAG_HOME": str(settings.home)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "2", "False"]
+    hits = open_retriever(settings).search("sort a list of dicts by key", settings.collection).hits
+    assert hits[0].source == f"{(folder / 'sort.html').as_uri()}#keys"
+
+
 def test_a_query_encoder_that_is_not_the_index_s_is_refused(folder: Path, settings: Settings) -> None:
     report = ingest([str(folder)], settings)
     retriever = open_retriever(settings)
@@ -216,23 +230,30 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
 
 
 @pytest.mark.parametrize(
-    ("cpus", "free", "gpus", "plan"),
+    ("free", "gpus", "plan"),
     [
-        (1, 1, 0, EmbedPlan(1, 0.5, 0, 1)),
-        (2, 2, 0, EmbedPlan(1, 0.5, 0, 2)),
-        (8, 8, 0, EmbedPlan(3, 2, 0, 2)),
-        (32, 32, 0, EmbedPlan(15, 2, 0, 2)),
-        (16, 16, 4, EmbedPlan(4, 0.5, 1, 1)),
+        ([1], 0, EmbedPlan(1, 0.5, 0, 1)),
+        ([2], 0, EmbedPlan(1, 0.5, 0, 2)),
+        ([8], 0, EmbedPlan(3, 2, 0, 2)),
+        ([32], 0, EmbedPlan(15, 2, 0, 2)),
+        ([9] * 4, 0, EmbedPlan(16, 2, 0, 2)),
+        ([1] * 8, 0, EmbedPlan(8, 0.5, 0, 1)),
+        ([2] * 8 + [0.5], 0, EmbedPlan(8, 1, 0, 2)),
+        ([16], 4, EmbedPlan(4, 0.5, 1, 1)),
     ],
 )
-def test_a_plan_leaves_room_for_extractors_and_writers(cpus: float, free: float, gpus: float, plan: EmbedPlan) -> None:
-    assert plan_embedding(cpus, free, gpus) == plan
-    assert plan.num_actors * plan.num_cpus + 0.5 <= free
+def test_a_plan_fits_its_nodes_and_leaves_room_for_extractors_and_writers(
+    free: list[float], gpus: float, plan: EmbedPlan
+) -> None:
+    assert plan_embedding(free, gpus) == plan
+    places = sum(int(cpus // plan.num_cpus) for cpus in free)
+    assert plan.num_actors <= places
+    assert plan.num_actors * plan.num_cpus + 0.5 * sum(cpus >= 1 for cpus in free) <= sum(free)
 
 
 def test_too_few_free_cpus_are_an_error_and_not_a_hang() -> None:
-    with pytest.raises(ResourceError, match="needs 1 free CPU at least, the cluster has 0.5 of 4 free"):
-        plan_embedding(4, 0.5, 0)
+    with pytest.raises(ResourceError, match="needs 1 free CPU at least on one node, the freest of 2 has 0.5"):
+        plan_embedding([0.5, 0.25], 0)
 
 
 def test_a_source_that_is_not_there_creates_no_collection(settings: Settings) -> None:
