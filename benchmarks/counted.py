@@ -14,6 +14,7 @@ from typing import Any
 
 from rag import cli
 from rag.index import job
+from rag.index.stages import chunks_of
 
 
 def counted(folder: Path, seconds_per_chunk: float) -> type[job.EmbedChunks]:
@@ -21,7 +22,7 @@ def counted(folder: Path, seconds_per_chunk: float) -> type[job.EmbedChunks]:
 
     class CountedEmbedChunks(job.EmbedChunks):
         def __call__(self, batch: Any) -> Any:
-            ids = [chunk.chunk_id for text in batch.column("chunks").to_pylist() for chunk in job._chunks(text)]
+            ids = [chunk.chunk_id for text in batch.column("chunks").to_pylist() for chunk in chunks_of(text)]
             with (folder / f"{os.getpid()}.ids").open("a") as stream:
                 stream.write(" ".join(ids) + "\n")
             time.sleep(seconds_per_chunk * len(ids))

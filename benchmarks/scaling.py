@@ -37,7 +37,7 @@ import psutil
 from corpus import write_documents
 
 from rag.config import load_settings
-from rag.index import job
+from rag.index import job, stages
 from rag.index.cluster import QUIET_RAY, TASK_CPUS, EmbedPlan
 from rag.index.database import open_database
 from rag.index.embed import Fingerprint
@@ -64,7 +64,7 @@ class FixedTimeEmbedChunks:
         started = time.time()
         numbers = [len(json.loads(text)) for text in batch.column("chunks").to_pylist()]
         time.sleep(float(os.environ[WAIT]) * sum(numbers))
-        return job.with_embeddings(batch, [self.row.repeat(n, axis=0) for n in numbers], started)
+        return stages.with_embeddings(batch, [self.row.repeat(n, axis=0) for n in numbers], started)
 
 
 class CpuClock:

@@ -200,5 +200,7 @@ def _plain(error: BaseException) -> RagError:
             reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
             return DatabaseError(_lost(reason))
         cause = getattr(cause, "cause", None) or cause.__cause__
-    reason = next((line for line in reversed(str(error).strip().splitlines()) if line.strip()), type(error).__name__)
+    # Ray appends its advice to the worker's traceback, whose last line is the reason.
+    traceback = str(error).partition("\n\nThe above exception was the direct cause")[0]
+    reason = next((line for line in reversed(traceback.splitlines()) if line.strip()), type(error).__name__)
     return RagError(f"the ingestion job stopped: {reason.strip()[:300]}; run the command again, what was done is kept")

@@ -71,7 +71,7 @@ class EmbedChunks:
         started = time.time()
         if self.to_cut is not None:
             batch = _cut(batch, self.embedder, self.to_cut)
-        documents = [_chunks(text) for text in batch.column("chunks").to_pylist()]
+        documents = [chunks_of(text) for text in batch.column("chunks").to_pylist()]
         texts = [chunk.context for chunks in documents for chunk in chunks]
         embeddings, is_truncated = self.embedder.embed_marking(texts, "passage")
         ends = np.cumsum([len(chunks) for chunks in documents])[:-1]
@@ -155,11 +155,12 @@ def _indexed(row: dict[str, Any], dim: int) -> IndexedDocument:
         content_hash=row["content_hash"],
         meta=row["meta"],
         sections=tuple(Section(**section) for section in json.loads(row["sections"])),
-        chunks=tuple(_chunks(row["chunks"])),
+        chunks=tuple(chunks_of(row["chunks"])),
         embeddings=np.frombuffer(row["embeddings"], np.float32).reshape(-1, dim),
         seconds=row["seconds"],
     )
 
 
-def _chunks(text: str) -> list[Chunk]:
+def chunks_of(text: str) -> list[Chunk]:
+    """The chunks of a row, from its JSON."""
     return [Chunk(**chunk) for chunk in json.loads(text)]
