@@ -82,6 +82,22 @@ class Fingerprint:
         return "; ".join(f"{name}: {_short(mine[name])} != {_short(theirs[name])}" for name in names)
 
 
+# The packaged model's, as `load_embedder` finds it; by name and digest of its files, so that another release is not
+# taken for this one. It spares the first ingestion the loading of a model that only its actors need.
+KNOWN_FINGERPRINTS = {
+    "all-MiniLM-L6-v2 751130bd9ea1478885f14634e04bb5a2e4d49eb4b8ab33ecbbf52c593d9d40ad": Fingerprint(
+        model="sentence-transformers/all-MiniLM-L6-v2",
+        weights="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        pooling="mean",
+        normalize=True,
+        query_prefix="",
+        passage_prefix="",
+        dim=384,
+        max_tokens=256,
+    )
+}
+
+
 class Embedder:
     """One loaded model. May be used from several threads at once."""
 
@@ -156,7 +172,7 @@ def load_embedder(config: EmbedConfig, cache_dir: Path | None = None) -> Embedde
 
 
 def find_fingerprint(config: EmbedConfig, cache_dir: Path | None = None) -> Fingerprint:
-    """The embedder's fingerprint, from `cache_dir` where it was loaded before: no torch, a tenth of a second."""
+    """The embedder's fingerprint, without loading it where that was done before: no torch, a tenth of a second."""
     folder = find_folder(config.model)
     try:
         digest = hashlib.sha256(hash_weights(folder).encode())
@@ -166,6 +182,8 @@ def find_fingerprint(config: EmbedConfig, cache_dir: Path | None = None) -> Fing
     except (OSError, ValueError):
         return load_embedder(config, cache_dir).fingerprint  # which says what is wrong with the folder
     cache = cache_dir / "fingerprints.json" if cache_dir else None
+    if key in KNOWN_FINGERPRINTS:
+        return KNOWN_FINGERPRINTS[key]
     known = read_cache(cache)
     with contextlib.suppress(IndexMismatch, KeyError, ValueError):
         return Fingerprint.from_json(known[key])

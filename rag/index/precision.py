@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,13 +135,32 @@ def fastest_precision(run: Run, weights: str, on_gpu: bool, cache_dir: Path | No
     candidates = ["bf16", "fp16"] if on_gpu else ["bf16", *(["openvino"] if has_openvino() else [])]
     path = cache_dir / "precision.json" if cache_dir else None
     key = _machine(weights, on_gpu)
-    choice = read_cache(path).get(key)
-    if choice in ("fp32", *candidates):
-        return str(choice)
-    choice = _measure(run, candidates)
-    if path:
-        replace_cache(path, {**read_cache(path), key: choice})
-    return choice
+    with _taking_turns(cache_dir):  # the actors of a machine start together, and would measure each other
+        choice = read_cache(path).get(key)
+        if choice in ("fp32", *candidates):
+            return str(choice)
+        choice = _measure(run, candidates)
+        if path:
+            replace_cache(path, {**read_cache(path), key: choice})
+        return choice
+
+
+@contextlib.contextmanager
+def _taking_turns(cache_dir: Path | None) -> Iterator[None]:
+    """One process at a time; everybody at once where there is no folder to lock."""
+    import fasteners
+
+    lock = None
+    with contextlib.suppress(OSError):
+        if cache_dir is not None:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            lock = fasteners.InterProcessLock(cache_dir / "precision.lock")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        if lock is not None and lock.acquired:
+            lock.release()
 
 
 def _measure(run: Run, candidates: Sequence[str]) -> str:
@@ -172,9 +191,9 @@ def _seconds(run: Run, precision: str, texts: Sequence[str]) -> float:
 
 
 def _sample() -> list[str]:
-    """32 texts of 8 to 163 words, the same ones everywhere, in an order that mixes the lengths."""
+    """16 texts of 8 to 158 words, the same ones everywhere, in an order that mixes the lengths."""
     draw = random.Random(0)
-    texts = [" ".join(draw.choices(_WORDS, k=num_words)) for num_words in range(8, 168, 5)]
+    texts = [" ".join(draw.choices(_WORDS, k=num_words)) for num_words in range(8, 168, 10)]
     draw.shuffle(texts)
     return texts
 

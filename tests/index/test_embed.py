@@ -14,7 +14,14 @@ from rag.config import EmbedConfig
 from rag.errors import IndexMismatch, ModelError
 from rag.index import embed as embed_module
 from rag.index import precision as precision_module
-from rag.index.embed import Fingerprint, group_by_tokens, load_embedder, usable_cpus
+from rag.index.embed import (
+    KNOWN_FINGERPRINTS,
+    Fingerprint,
+    find_fingerprint,
+    group_by_tokens,
+    load_embedder,
+    usable_cpus,
+)
 from rag.index.model_files import find_folder
 from rag.index.precision import fastest_precision
 
@@ -33,6 +40,21 @@ PRINT = Fingerprint("a/model", "a1b2c3d4" + "0" * 56, "mean", True, "", "", 384,
 @pytest.fixture
 def packaged_folder() -> Path:
     return find_folder("all-MiniLM-L6-v2")
+
+
+def test_the_fingerprint_that_is_known_beforehand_is_the_loaded_model_s() -> None:
+    assert find_fingerprint(EmbedConfig()) == load_embedder(FP32).fingerprint
+    assert find_fingerprint(EmbedConfig()) in KNOWN_FINGERPRINTS.values()
+
+
+def test_a_fingerprint_is_found_without_loading_a_model_that_was_loaded_before(
+    packaged_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EmbedConfig(model=str(copy_of(packaged_folder, tmp_path / "copy")), precision="fp32")
+    first = find_fingerprint(config, tmp_path)
+    monkeypatch.setattr(embed_module, "load_embedder", None)
+    assert find_fingerprint(config, tmp_path) == first
+    assert first.difference(find_fingerprint(EmbedConfig())) == ""
 
 
 def copy_of(folder: Path, to: Path) -> Path:
