@@ -64,7 +64,7 @@ class FixedTimeEmbedChunks:
         started = time.time()
         numbers = [len(json.loads(text)) for text in batch.column("chunks").to_pylist()]
         time.sleep(float(os.environ[WAIT]) * sum(numbers))
-        return stages.with_embeddings(batch, [self.row.repeat(n, axis=0) for n in numbers], started)
+        return stages.with_embeddings(batch, [self.row.repeat(n, axis=0) for n in numbers], started, [0] * len(numbers))
 
 
 class CpuClock:
@@ -101,6 +101,7 @@ def measure(num_workers: int, documents: Path, home: Path) -> dict[str, float]:
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().wait_for_min_actors_s = 600  # all of them, before work begins
     job.plan_embedding = lambda *_: EmbedPlan(num_workers, 1, 0, 1)
+    job.EmbedChunks = FixedTimeEmbedChunks  # type: ignore[misc,assignment]
     settings, clock, started = load_settings(home=home, collection=f"workers-{num_workers}"), CpuClock(), time.time()
     store = Store(open_database(settings))
     try:
@@ -108,7 +109,7 @@ def measure(num_workers: int, documents: Path, home: Path) -> dict[str, float]:
         generation = ensure_generation(store, settings.collection, {}, asdict(fingerprint), DIM)
         refs = [DocumentRef(p.as_uri(), "text/markdown", str(p)) for p in sorted(documents.iterdir())]
         as_if_bytes = len(refs) * job.MIN_BATCH_BYTES // BATCH  # so that the job makes batches of BATCH
-        result = job.run_job(refs, as_if_bytes, settings, generation, store, FixedTimeEmbedChunks)
+        result = job.run_job(refs, as_if_bytes, settings, generation, store)
         assert (result.num_chunks, result.failures) == (len(refs), [])
         with store.pool.connection() as conn:
             query = "select extract(epoch from indexed_at)::float8 from generation_documents where generation_id = %s"

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from rag import __version__
 from rag.cli_db import db
-from rag.cli_index import index, index_line
+from rag.cli_index import generation_json, index, print_generation
 from rag.errors import ConfigError, RagError
 from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
@@ -130,16 +130,8 @@ def status(
 
 def _print_status(entry: dict[str, Any], show_failures: bool) -> None:
     out.print(f"[bold]{entry['name']}[/]")
-    for g in entry["generations"]:
-        live = "live" if g["live"] else g["state"]
-        chunk = g["config"]["chunk"]
-        size = f"{chunk['size']}/{chunk['overlap']}" + (f" ({chunk['method']})" if "method" in chunk else "")
-        out.print(
-            f"  index {g['index_id']} ({live}): {g['documents']} documents, {g['chunks']} chunks"
-            f" of {size}, {g['model']}"
-        )
-        if line := index_line(g["stats"]):
-            out.print(f"    {line}")
+    for generation in entry["generations"]:
+        print_generation(generation)
     run = entry["last_run"]
     if run and run["finished_at"]:
         counts = ", ".join(f"{count} {name}" for name, count in run["documents"].items())
@@ -161,18 +153,7 @@ def _collection_status(store: Any, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "sources": ledger.origins(store, name),
-        "generations": [
-            {
-                "index_id": g.generation_id,
-                "live": g.is_live,
-                "state": g.state,
-                "config": g.config,
-                "model": g.fingerprint["model"],
-                "stats": g.stats,
-                **store.counts(g),
-            }
-            for g in generations
-        ],
+        "generations": [generation_json(store, g) for g in generations],
         "last_run": ledger.run_json(ledger.last_run(store, live)) if live else None,
         "failures": [asdict(f) for f in ledger.failures(store, live)] if live else [],
     }

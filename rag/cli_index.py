@@ -31,7 +31,7 @@ def list_(collection: Collection = None, as_json: AsJson = False) -> None:
 
     with open_store(settings_for(collection)) as store:
         names = [collection] if collection else store.collections()
-        found = {name: [_entry(store, g) for g in generations(store, name)] for name in names}
+        found = {name: [generation_json(store, g) for g in generations(store, name)] for name in names}
     if as_json:
         print_json({"collections": [{"name": name, "generations": entries} for name, entries in found.items()]})
         return
@@ -40,7 +40,7 @@ def list_(collection: Collection = None, as_json: AsJson = False) -> None:
     for name, entries in found.items():
         out.print(f"[bold]{escape(name)}[/]")
         for entry in entries:
-            _print_entry(entry)
+            print_generation(entry)
 
 
 @index.command()
@@ -59,7 +59,7 @@ def activate(index_id: IndexId, as_json: AsJson = False) -> None:
     with open_store(settings) as store:
         generation = switch(store, index_id)
         dropped = collect(store, generation.collection_id, settings.index.keep_generations)
-        entry = _entry(store, generation)
+        entry = generation_json(store, generation)
     _report(entry, generation.collection, dropped, as_json)
 
 
@@ -75,7 +75,7 @@ def rollback(collection: Collection = None, as_json: AsJson = False) -> None:
     settings = settings_for(collection)
     with open_store(settings) as store:
         generation = run(store, settings.collection)
-        entry = _entry(store, generation)
+        entry = generation_json(store, generation)
     _report(entry, generation.collection, [], as_json)
 
 
@@ -110,7 +110,7 @@ def index_line(stats: dict[str, Any]) -> str:
     return escape("; ".join(parts))
 
 
-def _entry(store: Any, g: Any) -> dict[str, Any]:
+def generation_json(store: Any, g: Any) -> dict[str, Any]:
     from rag.index.generations import details
 
     more = details(store, g)
@@ -132,7 +132,7 @@ def _entry(store: Any, g: Any) -> dict[str, Any]:
     }
 
 
-def _print_entry(entry: dict[str, Any]) -> None:
+def print_generation(entry: dict[str, Any]) -> None:
     out.print(
         f"  index {entry['index_id']} ({_state(entry)}): {entry['documents']} documents, {entry['chunks']} chunks"
         f"{_chunk_size(entry['config'])}, {escape(entry['model'])}, {_megabytes(entry['bytes'])}"

@@ -16,6 +16,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 
 from rag.config import Settings, load_settings  # noqa: E402
+from rag.index.store import Store  # noqa: E402
 
 
 @contextmanager
@@ -47,6 +48,13 @@ def database_url(home: Path) -> str:
     from rag.index.database import open_database
 
     return open_database(load_settings(home=home))
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url)
+    yield store
+    store.close()
 
 
 @pytest.fixture

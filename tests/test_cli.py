@@ -1,25 +1,14 @@
 """The `rag` command as a user runs it: a process, its exit status, its two streams."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import rag
 
 from rag.config import Settings
-
-
-def rag(*args: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rag.cli", *args],
-        env=os.environ | {"RAG_HOME": str(home), "NO_COLOR": "1"} | env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 @pytest.mark.parametrize(

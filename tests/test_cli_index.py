@@ -1,13 +1,11 @@
 """`rag index …` as a user runs it: a process, its exit status, its two streams."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command import rag
 
 from rag.config import load_settings
 from rag.index.generations import activate, ensure_generation
@@ -15,17 +13,6 @@ from rag.index.store import Generation, Store
 from rag.records import to_json
 
 COLLECTION = "cli-index"
-
-
-def rag(*args: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rag.cli", *args],
-        env=os.environ | {"RAG_HOME": str(home), "NO_COLOR": "1"} | env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 @pytest.fixture

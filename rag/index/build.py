@@ -66,7 +66,7 @@ def ingest(
         listing = list_sources(sources or _remembered(store, settings), settings)
         fingerprint = find_fingerprint(settings.embed, settings.home)
         check_chunk_size(settings.chunk, settings.embed, fingerprint)
-        generation = _generation(store, settings, fingerprint, listing)
+        generation = _generation(store, settings, fingerprint, listing, prune, force)
         with ledger.only_one(store, generation.collection_id, settings.collection):
             known = store.known_documents(generation)
             if prune and not force:
@@ -96,7 +96,7 @@ def ingest(
         chunks_embedded=result.num_chunks,
         chunks_truncated=result.num_truncated,
         max_tokens=fingerprint.max_tokens,
-        duplicates={"documents": len(changes.duplicates), "chunks": copies},
+        duplicates={"documents": changes.num_duplicates, "chunks": copies},
         embed_busy=result.embed_busy,
         seconds=round(time.monotonic() - started, 2),
         failures=[{"source": f.source, "reason": f.reason} for f in changes.failures + result.failures],
@@ -114,18 +114,24 @@ def _remembered(store: Store, settings: Settings) -> list[str]:
     return found
 
 
-def _generation(store: Store, settings: Settings, embedder: Fingerprint, listing: Listing) -> Generation:
+def _generation(
+    store: Store, settings: Settings, embedder: Fingerprint, listing: Listing, prune: bool, force: bool
+) -> Generation:
     """The generation to build: the live one, where it was made the same way.
 
-    Another one goes live at the end of the run, so it must not lose what the live one has. Raises IndexMismatch.
+    Another one goes live at the end of the run, so it must not lose what the live one has. Raises IndexMismatch,
+    SourceError.
     """
     config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()}
     fingerprint = asdict(embedder)
     existing = generations(store, settings.collection) if settings.collection in store.collections() else []
     live = next((g for g in existing if g.is_live), None)
     if live is not None and (live.config, live.fingerprint) != (config, fingerprint):
-        kept = [d.source for d in store.known_documents(live).values()]
-        missing = [source for source in kept if source not in listing.documents and not listing.lost(source)]
+        known = store.known_documents(live).values()
+        if prune and not force:
+            refuse_great_loss(listing, known)
+        kept = [d.source for d in known if d.source not in listing.documents]
+        missing = [source for source in kept if not (prune and listing.lost(source))]
         if missing:
             raise IndexMismatch(
                 f"collection {settings.collection!r} is indexed with {live.config['chunk']} and model"

@@ -11,9 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from rag.config import Settings
 from rag.errors import DatabaseError, ExtractionError, RagError, ResourceError
 from rag.index.chunking import needs_embedder, tokenizer_tools
@@ -33,6 +30,9 @@ MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 
 
+Prepare = Callable[[dict[str, Any]], dict[str, Any]]  # a listed document -> its sections and chunks
+
+
 @dataclass
 class JobResult:
     """What one job wrote. `embed_busy` is the share of its time that the embedding actors computed."""
@@ -44,23 +44,18 @@ class JobResult:
 
 
 def run_job(
-    documents: Sequence[DocumentRef],
-    num_bytes: int,
-    settings: Settings,
-    generation: Generation,
-    store: Store,
-    embedder: type | None = None,
+    documents: Sequence[DocumentRef], num_bytes: int, settings: Settings, generation: Generation, store: Store
 ) -> JobResult:
-    """Ingests `documents`, `num_bytes` in all. `embedder` replaces EmbedChunks: a benchmark's fixed-time one.
+    """Ingests `documents`, `num_bytes` in all.
 
     Little work is done in this process, where no Ray runs yet: starting it would take longer. Raises ResourceError,
-    ModelError, DatabaseError; RagError for whatever else Ray could not get over.
+    DatabaseError; RagError for whatever else Ray could not get over.
     """
     tools = partial(tokenizer_tools, settings.chunk, settings.embed, Fingerprint(**generation.fingerprint))
     prepared = partial(prepare, config=settings.chunk, tools=tools)
     is_little = num_bytes <= SMALL_JOB_BYTES and settings.ray.address == "local" and not is_running()
     with Progress("ingest", len(documents), "documents") as progress:
-        if is_little and embedder is None:
+        if is_little:
             return _gather(_rows_made_here(documents, prepared, settings, generation, store), 1, progress)
         import ray
 
@@ -69,7 +64,7 @@ def run_job(
             batch_bytes = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, int(num_bytes * BATCH_SHARE)))
             batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
             rows = _source(documents, batch_size, settings)
-            dataset = _dataset(rows, batch_size, plan, (prepared, embedder or EmbedChunks), settings)
+            dataset = _dataset(rows, batch_size, plan, prepared, settings)
             dataset = dataset.map_batches(
                 partial(write, url=store.url, generation=generation),
                 batch_format="pyarrow",
@@ -87,7 +82,7 @@ def run_job(
 
 def _rows_made_here(
     documents: Sequence[DocumentRef],
-    prepared: Callable[[dict[str, Any]], dict[str, Any]],
+    prepared: Prepare,
     settings: Settings,
     generation: Generation,
     store: Store,
@@ -97,7 +92,7 @@ def _rows_made_here(
 
     batch = pa.Table.from_pylist([prepared(asdict(ref)) for ref in documents])
     embed = EmbedChunks(*_embedder_arguments(settings, usable_cpus()))
-    yield from write_batch(embed(batch), store, generation).to_pylist()
+    yield from write_batch(embed(batch), lambda: store, generation).to_pylist()
 
 
 def _gather(rows: Iterable[dict[str, Any]], num_actors: int, progress: Progress) -> JobResult:
@@ -105,7 +100,7 @@ def _gather(rows: Iterable[dict[str, Any]], num_actors: int, progress: Progress)
     result, times = JobResult(), _BusyTime(num_actors)
     for row in rows:
         if row["lost"]:
-            raise DatabaseError(_lost(row["lost"]))
+            raise DatabaseError(f"lost the database: {row['lost']}; run the command again, what was done is kept")
         progress.update(1)
         result.num_chunks += row["num_chunks"]
         result.num_truncated += row["num_truncated"]
@@ -147,13 +142,12 @@ def _with_content(ref: DocumentRef) -> DocumentRef:
         return replace(ref, error=str(error))
 
 
-def _dataset(rows: Any, batch_size: int, plan: EmbedPlan, stages: tuple[Any, type], settings: Settings) -> Any:
+def _dataset(rows: Any, batch_size: int, plan: EmbedPlan, prepared: Prepare, settings: Settings) -> Any:
     """Rows of documents -> rows of documents with their chunks and embeddings."""
     import ray
 
-    prepared, embedder = stages
     return rows.map(prepared, num_cpus=TASK_CPUS).map_batches(
-        embedder,
+        EmbedChunks,
         fn_constructor_args=_embedder_arguments(settings, plan.threads),
         batch_format="pyarrow",
         batch_size=batch_size,
@@ -186,21 +180,10 @@ class _BusyTime:
         return round(min(1.0, busy / max(1e-9, elapsed * self.num_actors)), 3)
 
 
-def _lost(reason: str) -> str:
-    return f"lost the database: {reason}; run the command again, what was done is kept"
-
-
 def _plain(error: BaseException) -> RagError:
-    """What went wrong in a worker, as one line; Ray's own message is a page."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RagError):
-            return cause
-        if isinstance(cause, psycopg.OperationalError | PoolTimeout):
-            reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
-            return DatabaseError(_lost(reason))
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    # Ray appends its advice to the worker's traceback, whose last line is the reason.
+    """What went wrong in a worker, as one line. Ray tells it only in a traceback, with its own advice appended."""
     traceback = str(error).partition("\n\nThe above exception was the direct cause")[0]
-    reason = next((line for line in reversed(traceback.splitlines()) if line.strip()), type(error).__name__)
-    return RagError(f"the ingestion job stopped: {reason.strip()[:300]}; run the command again, what was done is kept")
+    reason = next((line for line in reversed(traceback.splitlines()) if line.strip()), type(error).__name__).strip()
+    if reason.startswith("rag.errors."):  # ours says what to do
+        return RagError(reason.partition(": ")[2])
+    return RagError(f"the ingestion job stopped: {reason[:300]}; run the command again, what was done is kept")

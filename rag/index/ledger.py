@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
 from psycopg.rows import class_row
 
 from rag.errors import DatabaseError
+from rag.index.database import connect
 from rag.index.store import Generation, Store, scalar
 from rag.ingest.sources import place_of_origin
 from rag.records import to_json
@@ -46,7 +46,8 @@ def only_one(store: Store, collection_id: int, collection: str) -> Iterator[None
 
     Raises DatabaseError where another run has it.
     """
-    with psycopg.connect(store.url, autocommit=True) as conn:
+    with connect(store.url) as conn:
+        conn.autocommit = True  # a transaction would stay open for the whole job
         if not scalar(conn, "select pg_try_advisory_lock(%s, %s)", [INGEST_LOCK, collection_id]):
             raise DatabaseError(
                 f"another ingestion into {collection!r} is running; wait for its end, or use another --collection"

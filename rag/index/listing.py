@@ -42,8 +42,8 @@ class Changes:
     num_bytes: int = 0  # of new and changed documents
     failures: list[Failure] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)  # doc_ids
-    duplicates: list[str] = field(default_factory=list)  # sources whose bytes another listed document has as well
-    num_skipped: int = 0  # duplicates that were left out, on request
+    num_duplicates: int = 0  # documents whose bytes another listed one has as well
+    num_skipped: int = 0  # of these, left out on request
 
 
 def list_sources(sources: Sequence[str], settings: Settings) -> Listing:
@@ -89,7 +89,7 @@ def compare(
             continue
         before = known.get(document_id(ref.source))
         if first_with.setdefault(content_hash, ref.source) != ref.source:
-            changes.duplicates.append(ref.source)
+            changes.num_duplicates += 1
             if deduplicate:
                 changes.num_skipped += 1
                 changes.vanished += [document_id(ref.source)] if before else []

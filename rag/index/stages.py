@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +97,12 @@ def _cut(batch: Any, embedder: Embedder, config: ChunkConfig) -> Any:
     return batch
 
 
-def with_embeddings(
-    batch: Any, embeddings: Sequence[np.ndarray], started: float, num_truncated: Sequence[int] = ()
-) -> Any:
+def with_embeddings(batch: Any, embeddings: Sequence[np.ndarray], started: float, num_truncated: Sequence[int]) -> Any:
     """The batch, its documents' vectors and when they were made appended."""
     import pyarrow as pa
 
     columns = {
-        "num_truncated": pa.array(num_truncated or [0] * len(embeddings), pa.int64()),
+        "num_truncated": pa.array(num_truncated, pa.int64()),
         "embeddings": pa.array([part.tobytes() for part in embeddings], pa.large_binary()),
         "embed_start": pa.array([started] * len(embeddings), pa.float64()),
         "embed_end": pa.array([time.time()] * len(embeddings), pa.float64()),
@@ -116,10 +114,10 @@ def with_embeddings(
 
 def write(batch: Any, url: str, generation: Generation) -> Any:
     """As `write_batch`, in a worker process."""
-    return write_batch(batch, _worker_store(url), generation)
+    return write_batch(batch, partial(_worker_store, url), generation)
 
 
-def write_batch(batch: Any, store: Store, generation: Generation) -> Any:
+def write_batch(batch: Any, open_store: Callable[[], Store], generation: Generation) -> Any:
     """Puts a batch of documents into the store; a row a document: what was written, or why the database is `lost`."""
     import pyarrow as pa
 
@@ -128,6 +126,7 @@ def write_batch(batch: Any, store: Store, generation: Generation) -> Any:
     failed = [Failure(r["source"], r["error"], r["content_hash"], r["seconds"]) for r in rows if r["error"]]
     lost = ""  # a value, since Ray Data's own exception arrives without its cause
     try:
+        store = open_store()
         store.write_documents(generation, documents)
         write_failures(store, generation, failed)
     except (psycopg.OperationalError, PoolTimeout) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rag.config import Settings, load_settings
-from rag.errors import ConfigError, IndexMismatch, ResourceError, SourceError
+from rag.errors import ConfigError, IndexMismatch, RagError, ResourceError, SourceError
 from rag.index.build import ingest
 from rag.index.cluster import EmbedPlan, plan_embedding
 from rag.index.generations import details, generations, live_generation, rollback
@@ -135,6 +135,31 @@ def test_a_source_that_lost_most_of_its_documents_asks_for_force(folder: Path, s
         ingest([str(folder)], settings)
     assert ingest([str(folder)], settings, prune=False).documents["removed"] == 0
     assert ingest([str(folder)], settings, force=True).documents["removed"] == 2
+
+
+def test_another_index_is_not_built_from_a_source_that_lost_most_of_its_documents(
+    folder: Path, settings: Settings
+) -> None:
+    ingest([str(folder)], settings)
+    (folder / "guide.md").unlink()
+    smaller = settings.model_copy(update={"chunk": settings.chunk.model_copy(update={"size": 60, "overlap": 10})})
+    with pytest.raises(IndexMismatch, match="1 documents would be lost"):  # a new index cannot keep what is gone
+        ingest([str(folder)], smaller, prune=False)
+    (folder / "notes.txt").unlink()
+    with pytest.raises(SourceError, match="expected the 3 documents it had, or most of them, found 1"):
+        ingest([str(folder)], smaller)
+    assert ingest([str(folder)], smaller, force=True).documents["new"] == 1
+
+
+def test_what_is_wrong_with_the_model_in_a_worker_is_said_in_our_words(tmp_path: Path, settings: Settings) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has what the model asks for")
+    (tmp_path / "a.txt").write_text("One.")
+    embed = settings.embed.model_copy(update={"precision": "fp16"})  # needs a GPU
+    with pytest.raises(RagError, match="^precision fp16: expected a CUDA device, found none"):
+        ingest([str(tmp_path)], settings.model_copy(update={"embed": embed}))
 
 
 def test_a_run_leaves_its_counts_in_the_ledger(folder: Path, settings: Settings) -> None:

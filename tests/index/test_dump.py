@@ -24,13 +24,6 @@ from rag.index.load import load_collection
 from rag.index.store import Store
 
 
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
-    yield store
-    store.close()
-
-
 def wait_for_lock(store: Store, table: str, timeout_s: float = 60) -> None:
     """Until another session waits for a lock on `table`."""
     deadline = time.monotonic() + timeout_s

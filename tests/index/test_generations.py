@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,13 +32,6 @@ from rag.index.generations import (
 from rag.index.hnsw import update_hnsw
 from rag.index.store import Generation, Store
 from rag.index.vectors import nearest
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
-    yield store
-    store.close()
 
 
 def live_ones(store: Store, settings: Settings, count: int, num_documents: int = 3) -> list[Generation]:

@@ -1,7 +1,6 @@
 """The HNSW index of a generation: its parameters, what is recorded of it, when it is built or measured again."""
 
 import logging
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -14,13 +13,6 @@ from rag.index.generations import find_generation
 from rag.index.hnsw import Parameters, choose_parameters, graph_mb, update_hnsw
 from rag.index.store import Generation, Store
 from rag.index.vectors import nearest, recall
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
-    yield store
-    store.close()
 
 
 @pytest.fixture

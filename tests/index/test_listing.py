@@ -59,7 +59,7 @@ def test_what_failed_is_tried_again_when_it_changed_or_on_request(tmp_path: Path
 def test_identical_documents_are_reported_and_left_out_on_request(tmp_path: Path) -> None:
     listing = listing_of(tmp_path, a="same", b="same", c="other")
     reported = compare(listing, {}, {})
-    assert (names(reported.new), len(reported.duplicates), reported.num_skipped) == (["a.txt", "b.txt", "c.txt"], 1, 0)
+    assert (names(reported.new), reported.num_duplicates, reported.num_skipped) == (["a.txt", "b.txt", "c.txt"], 1, 0)
     skipped = compare(listing, known_from(listing), {}, deduplicate=True)
     assert (skipped.num_unchanged, skipped.num_skipped) == (2, 1)
     assert skipped.vanished == [document_id((tmp_path / "b.txt").as_uri())]

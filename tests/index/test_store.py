@@ -1,6 +1,5 @@
 """The store against the real database: upserts, the manifest, the ledger, nearest vectors."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +15,6 @@ from rag.index.vectors import nearest
 from rag.records import Chunk, Section
 
 DIM = 8
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
-    yield store
-    store.close()
 
 
 @pytest.fixture
