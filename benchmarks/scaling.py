@@ -40,7 +40,7 @@ from rag.config import load_settings
 from rag.index import job, stages
 from rag.index.cluster import QUIET_RAY, TASK_CPUS, EmbedPlan
 from rag.index.database import open_database
-from rag.index.embed import Fingerprint
+from rag.index.fingerprint import Fingerprint
 from rag.index.generations import ensure_generation
 from rag.index.server import EmbeddedServer
 from rag.index.store import Store

@@ -16,7 +16,8 @@ from rag.index.chunking import check_chunk_size
 from rag.index.database import open_database
 from rag.index.drop import collect
 from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
-from rag.index.embed import Fingerprint, find_fingerprint
+from rag.index.embed import find_fingerprint
+from rag.index.fingerprint import Fingerprint
 from rag.index.generations import activate, ensure_generation, generations
 from rag.index.hnsw import update_hnsw
 from rag.index.job import JobResult, run_job

@@ -7,7 +7,8 @@ from functools import cache
 
 from rag.config import ChunkConfig, EmbedConfig
 from rag.errors import ConfigError
-from rag.index.embed import Embedder, Fingerprint, context_tokens, load_token_spans
+from rag.index.embed import Embedder, context_tokens, load_token_spans
+from rag.index.fingerprint import Fingerprint
 from rag.ingest.chunks import NO_TOOLS, ChunkTools, chunk_section
 from rag.records import Chunk, Section
 

@@ -1,20 +1,16 @@
 """Texts in, rows of norm 1 out: which model, with which prefix, and in the precision this machine runs fastest.
 
-The model is loaded by sentence-transformers; batching is ours, by tokens and not by rows, so that a short text
-does not pay for a long neighbour. Knows nothing of chunks, indexes or Ray. Importing this does not import torch.
+Batches are made by tokens and not by rows, so that a short text does not pay for a long neighbour. Knows nothing of
+chunks, indexes or Ray. Importing this does not import torch.
 """
 
 import contextlib
 import functools
 import hashlib
-import json
-import logging
 import math
 import os
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +18,8 @@ import numpy as np
 
 from rag.config import EmbedConfig
 from rag.errors import IndexMismatch, ModelError
+from rag.index.encoder import Encoder, copy_tokenizer, load_encoder
+from rag.index.fingerprint import KNOWN_FINGERPRINTS, Fingerprint
 from rag.index.model_files import find_folder, hash_weights, known_facts, module_folders, one_line
 from rag.index.precision import (
     Forward,
@@ -31,7 +29,6 @@ from rag.index.precision import (
     read_cache,
     replace_cache,
 )
-from rag.records import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,74 +42,19 @@ _loaded: dict[tuple[Path, str], "Embedder"] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """What makes two embeddings comparable; stored with an index generation."""
-
-    model: str
-    weights: str  # sha256 hex of the weight file; of the digests where there are several files
-    pooling: str
-    normalize: bool
-    query_prefix: str
-    passage_prefix: str
-    dim: int
-    max_tokens: int
-
-    def to_json(self) -> str:
-        return to_json(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Fingerprint":
-        expected, found = {field.name for field in fields(cls)}, json.loads(text)
-        if set(found) != expected:
-            raise IndexMismatch(
-                f"stored fingerprint: expected the fields {sorted(expected)}, found {sorted(found)};"
-                " run `rag ingest` again to rebuild"
-            )
-        return cls(**found)
-
-    def difference(self, other: "Fingerprint") -> str:
-        """What differs, "weights: a1b2c3d4… != c3d4e5f6…; dim: 384 != 768", or "" where nothing does.
-
-        The name counts only where the weights differ: a model copied to another folder is the same model.
-        """
-        mine, theirs = asdict(self), asdict(other)
-        ignored = ("model", "weights") if self.weights == other.weights else ()
-        names = [name for name in mine if name not in ignored and mine[name] != theirs[name]]
-        return "; ".join(f"{name}: {_short(mine[name])} != {_short(theirs[name])}" for name in names)
-
-
-# The packaged model's, as `load_embedder` finds it; by name and digest of its files, so that another release is not
-# taken for this one. It spares the first ingestion the loading of a model that only its actors need.
-KNOWN_FINGERPRINTS = {
-    "all-MiniLM-L6-v2 751130bd9ea1478885f14634e04bb5a2e4d49eb4b8ab33ecbbf52c593d9d40ad": Fingerprint(
-        model="sentence-transformers/all-MiniLM-L6-v2",
-        weights="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        pooling="mean",
-        normalize=True,
-        query_prefix="",
-        passage_prefix="",
-        dim=384,
-        max_tokens=256,
-    )
-}
-
-
 class Embedder:
     """One loaded model. May be used from several threads at once."""
 
-    def __init__(self, model: Any, fingerprint: Fingerprint, precision: str, forward: Forward) -> None:
+    def __init__(self, encoder: Encoder, fingerprint: Fingerprint, precision: str, forward: Forward) -> None:
         self.fingerprint = fingerprint
         self.dim = fingerprint.dim
         self.precision = precision
-        self.device = str(model.device)
+        self.device = encoder.device
         self._batch_tokens = CUDA_BATCH_TOKENS if self.device.startswith("cuda") else CPU_BATCH_TOKENS
         self._forward = forward
-        self._heads = list(model)[1:]
-        self._inputs = model.tokenizer.model_input_names
-        self._pad_id = model.tokenizer.pad_token_id or 0
-        # Own copies: the model's one changes its truncation at every call, which threads must not share.
-        self._counter, self._tokenizer = _copy_tokenizer(model), _copy_tokenizer(model)
+        self._encoder = encoder
+        # Own copies: a tokenizer is changed by its truncation, which threads and models must not share.
+        self._counter, self._tokenizer = copy_tokenizer(encoder.tokenizer), copy_tokenizer(encoder.tokenizer)
         self._tokenizer.enable_truncation(fingerprint.max_tokens)
 
     def embed(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
@@ -129,11 +71,9 @@ class Embedder:
         embeddings = np.empty((len(texts), self.dim), dtype=np.float32)
         with torch.inference_mode():
             for group in group_by_tokens([len(one.ids) for one in encoded], self._batch_tokens):
-                features = self._forward(self._pad([encoded[i] for i in group]))
-                for head in self._heads:
-                    features = head(features)
-                rows = torch.nn.functional.normalize(features["sentence_embedding"].float(), dim=1)
-                embeddings[group] = rows.cpu().numpy()
+                batch = self._pad([encoded[i] for i in group])
+                rows = self._encoder.pool(self._forward(batch), batch["attention_mask"])
+                embeddings[group] = torch.nn.functional.normalize(rows.float(), dim=1).cpu().numpy()
         is_truncated = [len(one.ids) >= fp.max_tokens and bool(one.overflowing) for one in encoded]
         return embeddings, np.array(is_truncated, dtype=bool)
 
@@ -149,12 +89,13 @@ class Embedder:
         import torch
 
         shape = (len(batch), max(len(one.ids) for one in batch))
-        ids, types, mask = np.full(shape, self._pad_id), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        ids, types, mask = np.full(shape, self._encoder.pad_id), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, one in enumerate(batch):
             num_tokens = len(one.ids)
             ids[row, :num_tokens], types[row, :num_tokens], mask[row, :num_tokens] = one.ids, one.type_ids, 1
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        return {name: torch.from_numpy(arrays[name]).to(self.device) for name in arrays if name in self._inputs}
+        inputs = self._encoder.inputs
+        return {name: torch.from_numpy(arrays[name]).to(self.device) for name in arrays if name in inputs}
 
 
 def load_embedder(config: EmbedConfig, cache_dir: Path | None = None) -> Embedder:
@@ -166,8 +107,7 @@ def load_embedder(config: EmbedConfig, cache_dir: Path | None = None) -> Embedde
         folder = find_folder(config.model)
         key = (folder, config.precision)
         if key not in _loaded:
-            with _quiet():
-                _loaded[key] = _load(config, folder, cache_dir)
+            _loaded[key] = _load(config, folder, cache_dir)
         return _loaded[key]
 
 
@@ -227,13 +167,12 @@ def group_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder:
     import torch
-    from sentence_transformers import SentenceTransformer
 
     on_gpu = torch.cuda.is_available() and config.precision != "openvino"
     check_precision(config.precision, on_gpu)
     try:
-        model = SentenceTransformer(str(folder), device="cuda" if on_gpu else "cpu", local_files_only=True)
-        fingerprint = _fingerprint(config.model, folder, model)
+        encoder = load_encoder(folder, "cuda" if on_gpu else "cpu")
+        fingerprint = _fingerprint(config.model, folder, encoder)
     except Exception as error:  # whatever transformers raises for a broken folder
         raise ModelError(
             f"{folder}: expected a sentence-transformers text model, found {one_line(error)}; check `embed.model`"
@@ -241,8 +180,8 @@ def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder
 
     @functools.cache  # the fastest was built to be measured
     def build(precision: str) -> Embedder:
-        forward = make_forward(model, precision, fingerprint.weights, cache_dir)
-        return Embedder(model, fingerprint, precision, forward)
+        forward = make_forward(encoder, precision, fingerprint.weights, cache_dir)
+        return Embedder(encoder, fingerprint, precision, forward)
 
     if config.precision != "auto":
         return build(config.precision)
@@ -253,32 +192,19 @@ def _load(config: EmbedConfig, folder: Path, cache_dir: Path | None) -> Embedder
     return build(fastest_precision(run, fingerprint.weights, on_gpu, cache_dir))
 
 
-def _fingerprint(name: str, folder: Path, model: Any) -> Fingerprint:
+def _fingerprint(name: str, folder: Path, encoder: Encoder) -> Fingerprint:
     """A model that the catalogue does not know may carry its own prompts."""
-    facts, prompts = known_facts(name), model.prompts
-    heads = [module for module in list(model)[1:] if type(module).__name__ != "Normalize"]
-    if not hasattr(model[0], "auto_model") or any(not getattr(h, "include_prompt", True) for h in heads):
-        raise ValueError("a model without token embeddings, or one that pools without its prompt")
-    positions = int(getattr(model[0].auto_model.config, "max_position_embeddings", 512))
+    facts, prompts = known_facts(name), encoder.prompts
     return Fingerprint(
         model=Path(name).name if Path(name).expanduser().is_dir() else facts.hub_id if facts else name,
         weights=hash_weights(folder),
-        pooling="+".join(str(getattr(head, "pooling_mode", type(head).__name__)) for head in heads),
+        pooling=encoder.pooling,
         normalize=True,  # always, whether the model has a module for it or not
         query_prefix=facts.query_prefix if facts else prompts.get("query") or "",
         passage_prefix=facts.passage_prefix if facts else prompts.get("document") or "",
-        dim=model.get_embedding_dimension(),
-        max_tokens=min(int(model.max_seq_length or positions), positions),
+        dim=encoder.dim,
+        max_tokens=encoder.max_tokens,
     )
-
-
-def _copy_tokenizer(model: Any) -> Any:
-    from tokenizers import Tokenizer
-
-    copy = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
 
 
 @functools.cache
@@ -307,29 +233,3 @@ def _token_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
 def _valid(text: str) -> str:
     """The tokenizer refuses lone surrogates, which broken PDFs and JSON do contain."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _short(value: object) -> str:
-    """Of a digest, enough to tell two apart."""
-    return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 else repr(value)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading draws progress bars and logs advice for people who train; nobody here asked for either."""
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    disable_progress_bars()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

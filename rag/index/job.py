@@ -15,7 +15,8 @@ from rag.config import Settings
 from rag.errors import DatabaseError, ExtractionError, RagError, ResourceError
 from rag.index.chunking import needs_embedder, tokenizer_tools
 from rag.index.cluster import TASK_CPUS, EmbedPlan, free_cpus, is_running, num_hosts, plan_embedding, ray_session
-from rag.index.embed import Fingerprint, usable_cpus
+from rag.index.embed import usable_cpus
+from rag.index.fingerprint import Fingerprint
 from rag.index.ledger import Failure
 from rag.index.stages import EmbedChunks, prepare, write, write_batch
 from rag.index.store import Generation, Store

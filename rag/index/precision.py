@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rag.errors import ModelError
+from rag.index.encoder import Encoder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A padded batch in, the batch with fp32 `token_embeddings` out.
-Forward = Callable[[dict[str, "Tensor"]], dict[str, "Tensor"]]
+# A padded batch in, (texts, tokens, width) fp32 token embeddings out.
+Forward = Callable[[dict[str, "Tensor"]], "Tensor"]
 Run = Callable[[str, Sequence[str]], np.ndarray]  # (precision, texts) -> embeddings
 
 MIN_COSINE = 0.999  # to fp32; below it a precision is not the same model any more
@@ -45,29 +46,28 @@ _WORDS = re.findall(
 )
 
 
-def make_forward(model: Any, precision: str, weights: str, cache_dir: Path | None) -> Forward:
+def make_forward(encoder: Encoder, precision: str, weights: str, cache_dir: Path | None) -> Forward:
     if precision == "openvino":
-        return _openvino_forward(model, weights, cache_dir)
-    return _torch_forward(model, precision)
+        return _openvino_forward(encoder, weights, cache_dir)
+    return _torch_forward(encoder, precision)
 
 
-def _torch_forward(model: Any, precision: str) -> Forward:
+def _torch_forward(encoder: Encoder, precision: str) -> Forward:
     """The transformer in `precision`; what follows it (pooling, norm) is done in fp32."""
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     # Loaded weights may be fp16; the model's own stay as they are, for the other precisions are made from them.
-    transformer = copy.deepcopy(model[0]).to(dtype).eval()
+    transformer = copy.deepcopy(encoder.transformer).to(dtype).eval()
 
-    def forward(features: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
-        features = transformer(features)
-        features["token_embeddings"] = features["token_embeddings"].float()
-        return features
+    def forward(batch: dict[str, "Tensor"]) -> "Tensor":
+        tokens: Tensor = transformer(**batch)[0]
+        return tokens.float()
 
     return forward
 
 
-def _openvino_forward(model: Any, weights: str, cache_dir: Path | None) -> Forward:
+def _openvino_forward(encoder: Encoder, weights: str, cache_dir: Path | None) -> Forward:
     """The transformer compiled by OpenVINO for the CPU, in bf16 where the CPU has it, on torch's threads."""
     import openvino as ov
     import torch
@@ -80,18 +80,18 @@ def _openvino_forward(model: Any, weights: str, cache_dir: Path | None) -> Forwa
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # two actors would be pinned to the same cores
     }
-    compiled = core.compile_model(_convert(model, weights, cache_dir, core), "CPU", options)
+    compiled = core.compile_model(_convert(encoder, weights, cache_dir, core), "CPU", options)
     lock = threading.Lock()  # a compiled model has one request, which threads must not share
 
-    def forward(features: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    def forward(batch: dict[str, "Tensor"]) -> "Tensor":
         with lock:
-            output = compiled({name: tensor.numpy() for name, tensor in features.items()})[0]
-        return {**features, "token_embeddings": torch.from_numpy(output.copy())}
+            output = compiled({name: tensor.numpy() for name, tensor in batch.items()})[0]
+            return torch.from_numpy(output.copy())  # the next call writes into the same memory
 
     return forward
 
 
-def _convert(model: Any, weights: str, cache_dir: Path | None, core: Any) -> Any:
+def _convert(encoder: Encoder, weights: str, cache_dir: Path | None, core: Any) -> Any:
     """Converting takes seconds, so the result is kept in `cache_dir`: a folder that is whole or absent."""
     import openvino as ov
     import torch
@@ -100,9 +100,8 @@ def _convert(model: Any, weights: str, cache_dir: Path | None, core: Any) -> Any
     if kept and kept.is_dir():
         with contextlib.suppress(RuntimeError):  # damaged: convert again
             return core.read_model(kept / "model.xml")
-    names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in model.tokenizer.model_input_names]
-    ones = {name: torch.ones((2, 8), dtype=torch.int64) for name in names}
-    converted = ov.convert_model(model[0].auto_model, example_input=ones)
+    ones = {name: torch.ones((2, 8), dtype=torch.int64) for name in encoder.inputs}
+    converted = ov.convert_model(encoder.transformer, example_input=ones)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=kept.parent))

@@ -7,7 +7,8 @@ from typing import Any
 from rag.config import SearchConfig, Settings
 from rag.errors import ConfigError, IndexMismatch
 from rag.index.database import open_database
-from rag.index.embed import Embedder, Fingerprint, load_embedder
+from rag.index.embed import Embedder, load_embedder
+from rag.index.fingerprint import Fingerprint
 from rag.index.generations import live_generation, read_live
 from rag.index.store import Generation, Store
 from rag.index.vectors import nearest

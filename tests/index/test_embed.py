@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +15,11 @@ from rag.catalog import EMBEDDERS, EmbedderFacts
 from rag.config import EmbedConfig
 from rag.errors import IndexMismatch, ModelError
 from rag.index import embed as embed_module
+from rag.index import encoder as encoder_module
 from rag.index import precision as precision_module
-from rag.index.embed import (
-    KNOWN_FINGERPRINTS,
-    Fingerprint,
-    find_fingerprint,
-    group_by_tokens,
-    load_embedder,
-    usable_cpus,
-)
+from rag.index.bert import read_bert
+from rag.index.embed import find_fingerprint, group_by_tokens, load_embedder, usable_cpus
+from rag.index.fingerprint import KNOWN_FINGERPRINTS, Fingerprint
 from rag.index.model_files import find_folder
 from rag.index.precision import fastest_precision
 
@@ -64,7 +62,7 @@ def copy_of(folder: Path, to: Path) -> Path:
 def sentence_transformers_encode(folder: Path, texts: list[str]) -> np.ndarray:
     from sentence_transformers import SentenceTransformer
 
-    with embed_module._quiet():
+    with encoder_module._quiet():
         model = SentenceTransformer(str(folder), device="cpu")
         return model.encode(texts, normalize_embeddings=True)
 
@@ -73,6 +71,57 @@ def test_fp32_equals_what_sentence_transformers_encodes_in_the_same_order(packag
     ours = load_embedder(FP32).embed(TEXTS, "passage")
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, sentence_transformers_encode(packaged_folder, TEXTS), atol=1e-5)
+
+
+def test_a_plain_bert_is_loaded_without_sentence_transformers(packaged_folder):
+    source = (
+        "import sys; from rag.index.embed import load_embedder; from rag.config import EmbedConfig;"
+        "load_embedder(EmbedConfig(precision='fp32')).embed(['a'], 'query');"
+        "print([name for name in ('torch', 'transformers', 'sentence_transformers') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "['torch']\n"
+
+
+@pytest.mark.parametrize("file", ["config.json", "1_Pooling/config.json", "modules.json", "tokenizer_config.json"])
+def test_what_is_not_a_plain_bert_is_left_to_sentence_transformers(file, packaged_folder, tmp_path):
+    folder = copy_of(packaged_folder, tmp_path / "m")
+    assert read_bert(folder) is not None
+    changes = {
+        "config.json": ('"gelu"', '"gelu_new"'),
+        "1_Pooling/config.json": ('"pooling_mode_max_tokens": false', '"pooling_mode_max_tokens": true'),
+        "modules.json": ("models.Normalize", "models.Dense"),
+        "tokenizer_config.json": ('"do_lower_case": true', '"do_lower_case": false'),
+    }
+    text = (folder / file).read_text()
+    (folder / file).write_text(text.replace(*changes[file]))
+    assert (folder / file).read_text() != text
+    assert read_bert(folder) is None
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean"])
+def test_both_ways_of_pooling_equal_sentence_transformers_own(mode, packaged_folder, tmp_path):
+    folder = copy_of(packaged_folder, tmp_path / mode)
+    pooling = {"embedding_dimension": 384, "pooling_mode": mode, "include_prompt": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    ours = load_embedder(EmbedConfig(model=str(folder), precision="fp32"))
+    assert ours.fingerprint.pooling == mode
+    theirs = sentence_transformers_encode(folder, TEXTS)
+    np.testing.assert_allclose(ours.embed(TEXTS, "passage"), theirs, atol=1e-5)
+
+
+def test_weights_under_other_names_are_loaded_by_sentence_transformers(packaged_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_of(packaged_folder, tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    renamed = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): one for name, one in weights.items()}
+    save_file(
+        {name.replace("LayerNorm.bias", "LayerNorm.beta"): one for name, one in renamed.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    ours = load_embedder(EmbedConfig(model=str(folder), precision="fp32"))
+    np.testing.assert_allclose(ours.embed(TEXTS, "passage"), load_embedder(FP32).embed(TEXTS, "passage"), atol=1e-5)
 
 
 def test_auto_is_a_precision_that_keeps_the_vectors(tmp_path, monkeypatch):

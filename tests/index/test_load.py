@@ -20,7 +20,7 @@ from test_dump import start_rag, wait_for_lock
 from rag.config import IndexConfig, SearchConfig, Settings
 from rag.errors import DumpError, NotFound
 from rag.index.dump import dump_collection
-from rag.index.embed import Fingerprint
+from rag.index.fingerprint import Fingerprint
 from rag.index.generations import ensure_generation, generations, live_generation
 from rag.index.hnsw import update_hnsw
 from rag.index.load import load_collection

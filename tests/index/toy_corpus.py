@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rag.config import SearchConfig
-from rag.index.embed import Fingerprint
+from rag.index.fingerprint import Fingerprint
 from rag.index.generations import ensure_generation
 from rag.index.store import Generation, IndexedDocument, Store
 from rag.records import Chunk, Section
