@@ -117,6 +117,14 @@ class Hit:
         return f"{self.title}\n\n{self.text}" if self.title else self.text
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a caller may see: documents of its tenant that carry no label, or one of its labels."""
+
+    tenant: str = ""
+    labels: tuple[str, ...] = ()
+
+
 class Message(TypedDict):
     role: Literal["system", "user", "assistant"]
     content: str
