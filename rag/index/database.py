@@ -86,6 +86,10 @@ def migrate(url: str) -> list[str]:
             _check_pgvector(conn)
             return [] if _applied_all(conn) else _apply(_yoyo_url(url))
         except psycopg.errors.InsufficientPrivilege as error:
+            if error.diag.message_hint:  # a migration's own
+                raise DatabaseError(
+                    f"{without_password(url)}: {error.diag.message_primary}; {error.diag.message_hint}"
+                ) from None
             raise DatabaseError(
                 f"{without_password(url)}: {error.diag.message_primary}; as a superuser run `create extension if not"
                 " exists vector; alter extension vector update;` in this database, and let the user create tables"

@@ -66,6 +66,8 @@ CHUNKS: Columns = {
     "end_char": "int4",
     "embedding": "vector",
     "is_duplicate": "bool",
+    "tenant": "text",
+    "labels": "text[]",
 }
 FAILURES: Columns = {
     "source": "text",

@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from rag.errors import NotAllowed, NotFound
+from rag.index.access import protect
 from rag.index.store import Generation, Store, scalar
 from rag.records import to_json
 
@@ -164,6 +165,7 @@ def _create(conn: Conn, key: list[Any], dim: int) -> int:
             " including storage, check (vector_dims(embedding) = {dim}))"
         ).format(dim=sql.Literal(dim), **names)
     )
+    protect(conn, names["table"])
     conn.execute(sql.SQL("alter table chunks attach partition {table} for values in ({id})").format(**names))
     return int(generation_id)
 

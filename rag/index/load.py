@@ -19,6 +19,7 @@ from psycopg import sql
 
 from rag.config import IndexConfig
 from rag.errors import DumpError
+from rag.index.access import protect
 from rag.index.drop import sweep
 from rag.index.dump_format import (
     CHUNKS,
@@ -53,6 +54,7 @@ _CHUNKS_TABLE = """
         generation_id integer not null, chunk_id text not null, doc_id text not null, section_id text not null,
         source text not null, title text not null, text text not null, start_char integer not null,
         end_char integer not null, embedding vector not null, is_duplicate boolean not null default false,
+        tenant text not null default '', labels text[] not null default '{{}}',
         check (vector_dims(embedding) = {dim}), constraint attached check (generation_id = {generation_id})
     )
 """
@@ -192,6 +194,7 @@ class _Load:
                 table=g.table, dim=sql.Literal(g.dim), generation_id=sql.Literal(generation_id)
             )
         )
+        protect(self.conn, g.table)
         self.rows(sql.Identifier("generation_documents"), GENERATION_DOCUMENTS, part.documents, g)
         self.rows(g.table, CHUNKS, part.chunks, g)
         self.rows(sql.Identifier("failures"), FAILURES, part.failures, g)
@@ -276,6 +279,15 @@ class _Load:
         )
         if wrong:
             raise _damaged(self.folder, f"{wrong} documents do not have the chunks that the dump says they have")
+        opened = scalar(
+            self.conn,
+            sql.SQL(
+                "select count(*) from {} c join documents d on d.collection_id = {} and d.doc_id = c.doc_id"
+                " where (c.tenant, c.labels) is distinct from (d.tenant, d.labels)"
+            ).format(g.table, sql.Literal(self.collection_id)),
+        )
+        if opened:
+            raise _damaged(self.folder, f"{opened} chunks have another tenant or other labels than their document")
 
 
 def _spans_fit(batch: Any) -> bool:

@@ -1,4 +1,7 @@
-"""Nearest vectors in one generation: the HNSW index, the exact scan, and how far they agree. SQL, no model."""
+"""Nearest vectors in one generation: the HNSW index, the exact scan, and how far they agree. SQL, no model.
+
+What a caller may see and a filter asks for is in rag.index.restricted.
+"""
 
 from typing import Any
 
@@ -7,41 +10,107 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
+from rag.index.access import reading_as
+from rag.index.filters import Filter
+from rag.index.restricted import (
+    Chunks,
+    Restriction,
+    along_graph,
+    count_allowed,
+    every_chunk,
+    through_documents,
+    worth_scanning,
+)
 from rag.index.store import Generation, Store
+from rag.records import Access
+
+OVERFETCH = 4  # candidates for a hit where a filter makes the graph's order less sure
+MAX_EF_SEARCH = 1000  # pgvector's
+
+# Whatever the planner thinks of a condition, the way was chosen here: by the graph, and no sorting of a whole table.
+_BY_GRAPH = (
+    "select set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true),"
+    " set_config('hnsw.max_scan_tuples', %s, true), set_config('enable_seqscan', 'off', true),"
+    " set_config('enable_sort', 'off', true), set_config('jit', 'off', true)"
+)
 
 
-def nearest(
-    store: Store, generation: Generation, query: np.ndarray, k: int, ef_search: int = 100, exact: bool = False
+def nearest(  # noqa: PLR0913 - what is searched, how, and for whom
+    store: Store,
+    generation: Generation,
+    query: np.ndarray,
+    k: int,
+    ef_search: int = 100,
+    exact: bool = False,
+    filter: Filter | None = None,
+    access: Access | None = None,
 ) -> list[tuple[float, Any]]:
     """The k chunks nearest to `query`, (dim,) float32 and L2-normalised: [(cosine, row)], best first.
 
-    Rows have chunk_id, source, title, text, start_char, end_char. Ties go by chunk_id. `exact` scans every
-    chunk; otherwise HNSW answers where it has been built.
+    Rows have chunk_id, source, title, text, start_char, end_char. Ties go by chunk_id. `exact` scans every chunk that
+    `filter` and `access` leave; otherwise HNSW answers where it has been built and is the better way. No access means
+    the operator, who sees everything. Raises ConfigError for a tenant or label that no document can have.
     """
-    with store.pool.connection() as conn:
-        return _nearest(conn, generation, query, k, ef_search, exact)
+    restriction = Restriction(filter, access)
+    by_graph = not exact and "vectors" in generation.stats
+    if restriction and by_graph:
+        limit = worth_scanning(generation, k * OVERFETCH)
+        by_graph = count_allowed(store, generation, restriction, limit) >= limit
+    with store.pool.connection() as conn, reading_as(conn, access):
+        if not restriction:
+            return _nearest(conn, generation, query, k, ef_search, exact)
+        if by_graph:
+            chunks, num_wanted = along_graph(generation, restriction), k * OVERFETCH
+            rows = _by_graph(conn, generation, chunks, query, num_wanted, ef_search)
+            if len(rows) >= num_wanted:
+                return _ranked(rows, k)
+        # Few chunks, or the graph gave up on its way to chunks that are all far from the query.
+        return _ranked(_by_scan(conn, through_documents(generation, restriction), query, k), k)
 
 
 def _nearest(
     conn: psycopg.Connection[Any], generation: Generation, query: np.ndarray, k: int, ef_search: int, exact: bool
 ) -> list[tuple[float, Any]]:
-    indexed = None if exact else generation.stats.get("vectors")  # the type that HNSW was built over, if it was
-    distance = sql.SQL("embedding::{0}({1}) <#> %(query)s::{0}({1})" if indexed else "embedding <#> %(query)s").format(
-        sql.SQL(indexed or ""), sql.Literal(generation.dim)
+    """The same without restriction, within a transaction of the caller's."""
+    chunks = every_chunk(generation)
+    if exact or "vectors" not in generation.stats:
+        return _ranked(_by_scan(conn, chunks, query, k), k)
+    return _ranked(_by_graph(conn, generation, chunks, query, k, ef_search), k)
+
+
+def _by_scan(conn: psycopg.Connection[Any], chunks: Chunks, query: np.ndarray, k: int) -> list[Any]:
+    return _read(conn, chunks, sql.SQL("c.embedding <#> %(query)s"), query, k)
+
+
+def _by_graph(  # noqa: PLR0913 - a scan and its parameters
+    conn: psycopg.Connection[Any], generation: Generation, chunks: Chunks, query: np.ndarray, k: int, ef_search: int
+) -> list[Any]:
+    """Candidates by the type that the index was built over."""
+    distance = sql.SQL("c.embedding::{0}({1}) <#> %(query)s::{0}({1})").format(
+        sql.SQL(generation.stats["vectors"]), sql.Literal(generation.dim)
     )
-    statement = sql.SQL(
-        "with nearest as materialized (select * from {} where not is_duplicate order by {} limit %(k)s)"
-        " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char"
-        " from nearest"
-    ).format(generation.table, distance)
+    ef_search = min(MAX_EF_SEARCH, max(ef_search, k))  # below k it would return fewer than k hits
     with conn.transaction():
-        # ef_search below k would return fewer than k hits; 1000 is pgvector's limit.
-        conn.execute(f"set local hnsw.ef_search = {min(1000, max(ef_search, k))}")
-        conn.execute("set local hnsw.iterative_scan = relaxed_order")
-        with conn.cursor(row_factory=namedtuple_row) as cur:
-            cur.execute(statement, {"query": np.asarray(query, np.float32), "k": k})
-            rows: list[Any] = cur.fetchall()
-    return [(float(row.score), row) for row in sorted(rows, key=lambda row: (-row.score, row.chunk_id))]
+        conn.execute(_BY_GRAPH, [str(ef_search), "20000"])
+        return _read(conn, chunks, distance, query, k)
+
+
+def _read(
+    conn: psycopg.Connection[Any], chunks: Chunks, distance: sql.Composable, query: np.ndarray, k: int
+) -> list[Any]:
+    statement = sql.SQL(
+        "with nearest as materialized (select c.chunk_id, c.source, c.title, c.text, c.start_char, c.end_char,"
+        " c.embedding from {source} where not c.is_duplicate and {condition} order by {distance} limit %(k)s)"
+        " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char from nearest"
+    ).format(source=chunks.source, condition=chunks.condition, distance=distance)
+    with conn.cursor(row_factory=namedtuple_row) as cur:
+        cur.execute(statement, {"query": np.asarray(query, np.float32), "k": k, **chunks.params})
+        return cur.fetchall()
+
+
+def _ranked(rows: list[Any], k: int) -> list[tuple[float, Any]]:
+    best = sorted(rows, key=lambda row: (-row.score, row.chunk_id))[:k]
+    return [(float(row.score), row) for row in best]
 
 
 def recall(store: Store, generation: Generation, k: int = 10, num_queries: int = 50, ef_search: int = 100) -> float:
