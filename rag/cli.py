@@ -66,6 +66,10 @@ def ingest(
     prune: Annotated[bool, typer.Option(help="Remove documents that their source no longer holds.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Even when that is more than half of them.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Of the documents, for words and their stems; none: words as they are. [default: english]"),
+    ] = None,
     deduplicate: Annotated[
         bool | None, typer.Option("--deduplicate", help="Skip identical documents, hide near copies of chunks.")
     ] = None,
@@ -82,7 +86,9 @@ def ingest(
     from rag.index.build import ingest as run
 
     chunk = {"method": chunk_method, "size": chunk_size, "overlap": chunk_overlap}
-    settings = settings_for(collection, chunk=chunk, embed={"model": model}, ingest={"deduplicate": deduplicate})
+    settings = settings_for(
+        collection, chunk=chunk, embed={"model": model}, ingest={"deduplicate": deduplicate, "language": language}
+    )
     report = run(sources or [], settings, prune=prune, force=force, retry_failed=retry_failed)
     if as_json:
         print_json(asdict(report))
@@ -164,7 +170,7 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     collection: Collection = None,
     k: Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Hits. [default: 10]")] = None,
-    mode: Annotated[str | None, typer.Option(help="semantic")] = None,
+    mode: Annotated[str | None, typer.Option(help="hybrid, semantic or lexical. [default: hybrid]")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Scan every chunk instead of asking the HNSW index.")] = False,
     as_json: AsJson = False,
 ) -> None:

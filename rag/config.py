@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -57,6 +57,7 @@ class ChunkConfig(_Part):
 
 
 class IngestConfig(_Part):
+    language: str | None = Field(None, description="of the collection, for words and their stems: german, none")
     deduplicate: bool = Field(False, description="leave out identical documents, hide near copies of chunks")
 
 
@@ -80,7 +81,10 @@ class IndexConfig(_Part):
 
 class SearchConfig(_Part):
     k: int = Field(10, ge=1, le=1000, description="hits returned by a search")
-    mode: str = Field("semantic", pattern="^(semantic)$")
+    mode: str = Field("hybrid", pattern="^(hybrid|semantic|lexical)$", description="by meaning, by words, or by both")
+    candidates: int = Field(100, ge=1, le=1000, description="chunks that each arm of a hybrid search offers, at least")
+    fusion: Literal["scores", "rrf"] = Field("scores", description="standardised scores, or reciprocal ranks")
+    weight: float | None = Field(None, ge=0, le=1, description="of meaning in hybrid; tuned for the collection, or .5")
     ef_search: int = Field(100, ge=1, le=1000, description="HNSW candidates; more is slower and more exact")
 
 

@@ -1,6 +1,6 @@
 """Brings a collection up to date with its sources: sources in, a live index generation out.
 
-    list -> hash and compare with the manifest -> the Ray Data job (rag.index.job) -> HNSW -> activate
+    list -> hash and compare with the manifest -> the Ray Data job (rag.index.job) -> HNSW -> activate -> BM25
 
 What is unchanged ends before Ray starts. Killed at any point, the next run goes on with what the manifest lacks.
 """
@@ -22,8 +22,10 @@ from rag.index.generations import activate, ensure_generation, generations
 from rag.index.hnsw import update_hnsw
 from rag.index.job import JobResult, run_job
 from rag.index.ledger import Failure
+from rag.index.lexical import update_lexical
 from rag.index.listing import Changes, Listing, compare, list_sources, refuse_great_loss
 from rag.index.store import Generation, Store
+from rag.index.tokens import Analyzer
 
 EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
 
@@ -67,6 +69,8 @@ def ingest(
         listing = list_sources(sources or _remembered(store, settings), settings)
         fingerprint = find_fingerprint(settings.embed, settings.home)
         check_chunk_size(settings.chunk, settings.embed, fingerprint)
+        if settings.ingest.language is not None:
+            Analyzer(settings.ingest.language)  # says what there is
         generation = _generation(store, settings, fingerprint, listing, prune, force)
         with ledger.only_one(store, generation.collection_id, settings.collection):
             known = store.known_documents(generation)
@@ -83,8 +87,11 @@ def ingest(
             _update_ledger(store, generation, listing, changes.failures, result.failures)
             copies = _near_copies(store, generation, changes, deduplicate)
             stats = update_hnsw(store, generation, settings.index, settings.search.ef_search)
+            if settings.ingest.language is not None:
+                store.set_collection(generation.collection_id, language=settings.ingest.language)
             activate(store, generation, stats | {"near_copies": copies, "deduplicated": deduplicate})
             collect(store, generation.collection_id, settings.index.keep_generations)
+            update_lexical(store, settings.collection, settings.home)
             documents = _counts(listing, changes, result, removed)
             ledger.finish_run(store, run_id, documents, result.num_chunks)
     finally:

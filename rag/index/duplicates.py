@@ -5,6 +5,9 @@ two versions, repeated notices, tables of contents. The first one by source and 
 does not depend on the order of writing, and it is made again after every run.
 """
 
+from typing import Any
+
+import psycopg
 from psycopg import sql
 
 from rag.index.store import Generation, Store, scalar
@@ -29,11 +32,13 @@ def hide_near_copies(store: Store, generation: Generation) -> int:
     """Marks them, and unmarks what is no copy any more; returns how many are marked now."""
     ranked = sql.SQL(_RANKED).format(sql.Literal(MIN_LETTERS), generation.table)
     with store.pool.connection() as conn, conn.transaction():
-        conn.execute(
+        _update(
+            conn,
+            generation,
             sql.SQL(
                 "update {0} c set is_duplicate = r.is_copy from ({1}) r"
                 " where r.chunk_id = c.chunk_id and c.is_duplicate <> r.is_copy"
-            ).format(generation.table, ranked)
+            ).format(generation.table, ranked),
         )
         return int(scalar(conn, sql.SQL("select count(*) from {} where is_duplicate").format(generation.table)))
 
@@ -41,4 +46,18 @@ def hide_near_copies(store: Store, generation: Generation) -> int:
 def show_near_copies(store: Store, generation: Generation) -> None:
     """Unmarks all."""
     with store.pool.connection() as conn:
-        conn.execute(sql.SQL("update {} set is_duplicate = false where is_duplicate").format(generation.table))
+        _update(
+            conn,
+            generation,
+            sql.SQL("update {} c set is_duplicate = false where is_duplicate").format(generation.table),
+        )
+
+
+def _update(conn: psycopg.Connection[Any], generation: Generation, update: sql.Composed) -> None:
+    """Notes whose chunks it shows or hides: the lexical index follows."""
+    statement = (
+        "with touched as ({} returning c.doc_id) insert into changes select distinct {}::int, doc_id,"
+        " pg_current_xact_id() from touched order by doc_id"
+        " on conflict (generation_id, doc_id) do update set changed_in = excluded.changed_in"
+    )
+    conn.execute(sql.SQL(statement).format(update, sql.Literal(generation.generation_id)))

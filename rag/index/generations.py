@@ -27,7 +27,7 @@ Conn = psycopg.Connection[Any]
 _GENERATION = """
     select g.generation_id, g.collection_id, c.name as collection, g.config, g.fingerprint, g.dim, g.state, g.stats,
            coalesce(g.generation_id = c.live_generation_id, false) as is_live,
-           g.created_at, g.live_since, g.retired_at
+           g.created_at, g.live_since, g.retired_at, c.settings
     from generations g join collections c using (collection_id)
 """
 

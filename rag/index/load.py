@@ -188,6 +188,7 @@ class _Load:
             created_at=datetime.fromisoformat(part.created_at),
             live_since=None,
             retired_at=None,
+            settings={},
         )
         self.conn.execute(
             sql.SQL(_CHUNKS_TABLE).format(

@@ -12,8 +12,9 @@ from psycopg import sql
 
 from rag.errors import DatabaseError
 from rag.index.database import Pool, connect, open_pool
-from rag.records import Chunk, Section, document_id
+from rag.records import Chunk, Section, document_id, to_json
 
+DEFAULT_LANGUAGE = "english"  # of a collection that was not told another
 WRITER_LOCK = 4  # advisory, with a generation's id: shared by who writes to it, exclusive for who drops it
 
 
@@ -33,6 +34,11 @@ class Generation:
     created_at: datetime
     live_since: datetime | None  # the last time it went live
     retired_at: datetime | None
+    settings: dict[str, Any]  # the collection's: language, weight
+
+    @property
+    def language(self) -> str:
+        return str(self.settings.get("language", DEFAULT_LANGUAGE))
 
     @property
     def table(self) -> sql.Identifier:
@@ -86,6 +92,14 @@ class Store:
         with self.pool.connection() as conn:
             conn.execute("insert into collections (name) values (%s) on conflict do nothing", [name])
             return int(scalar(conn, "select collection_id from collections where name = %s", [name]))
+
+    def set_collection(self, collection_id: int, **settings: Any) -> None:
+        """Changes settings of a collection: `language`, `weight`."""
+        with self.pool.connection() as conn:
+            conn.execute(
+                "update collections set settings = settings || %s::jsonb where collection_id = %s",
+                [to_json(settings), collection_id],
+            )
 
     def collections(self) -> list[str]:
         with self.pool.connection() as conn:

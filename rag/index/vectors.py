@@ -3,6 +3,7 @@
 What a caller may see and a filter asks for is in rag.index.restricted.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -140,3 +141,39 @@ def measure_recall(
         found += sum(score >= exact[-1] - 1e-6 for score in approximate)
         wanted += len(exact)
     return found / wanted if wanted else 1.0
+
+
+def read_chunks(
+    store: Store,
+    generation: Generation,
+    chunk_ids: Sequence[str],
+    query: np.ndarray | None = None,
+    restriction: Restriction | None = None,
+) -> list[tuple[float, Any]]:
+    """Those of the named chunks that are there and that the restriction leaves, in no order: [(cosine, row)].
+
+    The cosine is 0 where there is no `query`.
+    """
+    if not chunk_ids:
+        return []
+    restriction = restriction or Restriction()
+    chunks = along_graph(generation, restriction) if restriction else every_chunk(generation)
+    statement = sql.SQL(
+        "select {score} as score, c.chunk_id, c.source, c.title, c.text, c.start_char, c.end_char from {source}"
+        " where c.generation_id = {id} and c.chunk_id = any(%(chunk_ids)s) and not c.is_duplicate and {condition}"
+    ).format(
+        score=sql.SQL("0.0" if query is None else "-(c.embedding <#> %(query)s)"),
+        source=chunks.source,
+        id=sql.Literal(generation.generation_id),
+        condition=chunks.condition,
+    )
+    params = {"chunk_ids": list(chunk_ids), **chunks.params}
+    if query is not None:
+        params["query"] = np.asarray(query, np.float32)
+    with (
+        store.pool.connection() as conn,
+        reading_as(conn, restriction.access),
+        conn.cursor(row_factory=namedtuple_row) as cur,
+    ):
+        rows: list[Any] = cur.execute(statement, params).fetchall()
+    return [(float(row.score), row) for row in rows]

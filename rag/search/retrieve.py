@@ -1,20 +1,44 @@
-"""A query in, ranked hits out. Knows no LLM and no HTTP."""
+"""A query in, ranked hits out: by meaning, by words, or by both. Knows no LLM and no HTTP.
 
+             ┌ embed ─► HNSW ──────────┐
+query ─► ────┤                         ├─► scores of all candidates in both ─► fuse ─► hits
+             └ terms ─► BM25 ──────────┘
+"""
+
+import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rag.config import SearchConfig, Settings
 from rag.errors import ConfigError, IndexMismatch
+from rag.index.access import reading_as
 from rag.index.database import open_database
 from rag.index.embed import Embedder, load_embedder
+from rag.index.filters import Filter, allowed_documents
 from rag.index.fingerprint import Fingerprint
 from rag.index.generations import live_generation, read_live
+from rag.index.lexical import LexicalIndex, View
+from rag.index.restricted import Restriction
 from rag.index.store import Generation, Store
-from rag.index.vectors import nearest
-from rag.records import Hit
+from rag.index.vectors import nearest, read_chunks
+from rag.records import Access, Hit
+from rag.search.filters import make_filter
+from rag.search.fusion import fuse
 
 MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a mistake or an attack
+MAX_QUERY_TERMS = 1000  # of the rest BM25 takes no notice: each may stand in every chunk
+MAX_INDEXES = 8  # lexical indexes kept open; a collection has one
+DEFAULT_WEIGHT = 0.5  # experiments/LOG.md
+NUM_THREADS = 8  # that look for words while others look for meaning
+
+Scored = list[tuple[float, Any]]  # rows of chunks, best first
 
 
 @dataclass(frozen=True)
@@ -27,41 +51,164 @@ class SearchResult:
     timings_ms: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One search, as all its stages see it."""
+
+    query: str
+    k: int
+    restriction: Restriction
+    exact: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - started
+
+
 class Retriever:
     """Searches the live generation of a collection. Thread-safe; keep one for each process."""
 
-    def __init__(self, store: Store, config: SearchConfig, embedder: Embedder) -> None:
-        self.store, self.config, self.embedder = store, config, embedder
+    def __init__(self, store: Store, config: SearchConfig, embedder: Embedder, home: Path) -> None:
+        """`home` is where lexical indexes are kept."""
+        self.store, self.config, self.embedder, self.home = store, config, embedder, home
+        self._indexes: dict[tuple[int, str], LexicalIndex] = {}
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lexical")
 
-    def search(self, query: str, collection: str, k: int | None = None, exact: bool = False) -> SearchResult:
-        """The k chunks nearest in meaning to `query`; none for a blank one.
+    def search(  # noqa: PLR0913 - what is asked, of what, how, and by whom
+        self,
+        query: str,
+        collection: str,
+        k: int | None = None,
+        *,
+        mode: str | None = None,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+        access: Access | None = None,
+        exact: bool = False,
+    ) -> SearchResult:
+        """The k chunks that fit `query` best; none for a blank one.
 
-        `exact` scans every chunk instead of asking HNSW. Raises NotFound, IndexMismatch, ConfigError.
+        `mode` is hybrid, semantic or lexical. `filters` are {"key": "value"} or {"key": ["one", "of", "these"]}.
+        `access` is the caller; None is the operator, who sees everything. `exact` scans every chunk instead of asking
+        HNSW. Raises NotFound, IndexMismatch, ConfigError.
         """
-        query = query.replace("\0", " ").strip()
-        if len(query) > MAX_QUERY_CHARS:
-            raise ConfigError(f"query of {len(query)} characters; expected at most {MAX_QUERY_CHARS}")
         started = time.perf_counter()
+        find = self._ways().get(mode or self.config.mode)
+        if find is None:
+            raise ConfigError(f"search mode: expected {', '.join(self._ways())}; found {mode!r}")
+        asked = _Asked(_plain(query), k or self.config.k, Restriction(make_filter(filters), access), exact)
         generation = live_generation(self.store, collection)
         self._check_fingerprint(generation)
-        if not query:
+        if not asked.query:
             return SearchResult(query, collection, (), {})
-        embedded_at = time.perf_counter()
-        embedding = self.embedder.embed([query], "query")[0]
-        searched_at = time.perf_counter()
-
-        def find(generation: Generation) -> list[tuple[float, Any]]:
-            self._check_fingerprint(generation)  # again: the live one may have changed since
-            return nearest(self.store, generation, embedding, k or self.config.k, self.config.ef_search, exact)
-
-        rows = read_live(self.store, generation, find)
+        rows = read_live(self.store, generation, lambda latest: find(latest, asked))
         hits = tuple(
             Hit(rank, score, row.chunk_id, row.source, row.title, row.text, row.start_char, row.end_char)
             for rank, (score, row) in enumerate(rows, start=1)
         )
-        done = time.perf_counter()
-        timings = {"embed": searched_at - embedded_at, "semantic": done - searched_at, "search": done - started}
-        return SearchResult(query, collection, hits, {name: round(s * 1000, 2) for name, s in timings.items()})
+        asked.seconds["search"] = time.perf_counter() - started
+        return SearchResult(query, collection, hits, {name: round(s * 1000, 2) for name, s in asked.seconds.items()})
+
+    def _ways(self) -> dict[str, Any]:
+        return {"hybrid": self._hybrid, "semantic": self._semantic, "lexical": self._lexical}
+
+    def _semantic(self, generation: Generation, asked: _Asked) -> Scored:
+        return self._nearest(generation, asked, self._embed(generation, asked), asked.k)
+
+    def _lexical(self, generation: Generation, asked: _Asked) -> Scored:
+        """Asks for more where the database withholds some: what changed a moment ago, or a filter on sections."""
+        num_wanted = asked.k
+        while True:
+            view, chunk_ids, scores = self._best_by_words(generation, asked, num_wanted)
+            found = {row.chunk_id: row for _, row in self._read(generation, asked, chunk_ids, None)}
+            if len(found) >= asked.k or len(chunk_ids) < num_wanted:
+                break
+            num_wanted *= 4
+        slots = view.slots(chunk_ids)
+        ranked = [(float(scores[slot]), found[one]) for one, slot in zip(chunk_ids, slots, strict=True) if one in found]
+        return ranked[: asked.k]
+
+    def _hybrid(self, generation: Generation, asked: _Asked) -> Scored:
+        """Both arms at once; then each candidate gets its score in both, whichever arm found it."""
+        num_candidates = max(self.config.candidates, asked.k)
+        by_words = self._threads.submit(self._best_by_words, generation, asked, num_candidates)
+        embedding = self._embed(generation, asked)
+        found = {
+            row.chunk_id: (cosine, row) for cosine, row in self._nearest(generation, asked, embedding, num_candidates)
+        }
+        view, chunk_ids, scores = by_words.result()
+        others = [one for one in chunk_ids if one not in found]
+        found |= {row.chunk_id: (cosine, row) for cosine, row in self._read(generation, asked, others, embedding)}
+        with asked.timed("fuse"):
+            slots = view.slots(list(found))
+            bm25 = np.where(slots >= 0, scores[slots], 0.0) if len(scores) else np.zeros(len(found))
+            cosines = np.array([cosine for cosine, _ in found.values()])
+            fused = fuse(self.config.fusion, cosines, bm25, self._weight(generation))
+            ranked = sorted(zip(fused, found, strict=True), key=lambda one: (-one[0], one[1]))
+        return [(float(score), found[chunk_id][1]) for score, chunk_id in ranked[: asked.k]]
+
+    def _embed(self, generation: Generation, asked: _Asked) -> np.ndarray:
+        self._check_fingerprint(generation)  # again: the live one may have changed since
+        with asked.timed("embed"):
+            embedding: np.ndarray = self.embedder.embed([asked.query], "query")[0]
+        return embedding
+
+    def _nearest(self, generation: Generation, asked: _Asked, embedding: np.ndarray, k: int) -> Scored:
+        restriction = asked.restriction
+        with asked.timed("semantic"):
+            return nearest(
+                self.store,
+                generation,
+                embedding,
+                k,
+                self.config.ef_search,
+                asked.exact,
+                restriction.filter,
+                restriction.access,
+            )
+
+    def _best_by_words(self, generation: Generation, asked: _Asked, k: int) -> tuple[View, list[str], np.ndarray]:
+        """The newest view, the ids of its k best allowed chunks, and the scores of all its slots."""
+        with asked.timed("lexical"):
+            index = self._index(generation)
+            view = index.view()
+            terms = index.analyzer.query_terms(asked.query)[:MAX_QUERY_TERMS]
+            chunk_ids, scores = view.search(terms, k, self._allowed(generation, asked.restriction, view))
+            return view, chunk_ids, scores
+
+    def _allowed(self, generation: Generation, restriction: Restriction, view: View) -> np.ndarray | None:
+        """(slots,) bool: what may be ranked at all; None: everything."""
+        allowed = view.seen_by(restriction.access)
+        if restriction.filter:
+            matching = view.of_documents(restriction, lambda: self._matching(generation, restriction))
+            allowed = matching if allowed is None else allowed & matching
+        return allowed
+
+    def _matching(self, generation: Generation, restriction: Restriction) -> list[str]:
+        with self.store.pool.connection() as conn, reading_as(conn, restriction.access):
+            return allowed_documents(conn, generation, restriction.filter or Filter())
+
+    def _read(self, generation: Generation, asked: _Asked, chunk_ids: Sequence[str], embedding: Any) -> Scored:
+        with asked.timed("read"):
+            return read_chunks(self.store, generation, chunk_ids, embedding, asked.restriction)
+
+    def _index(self, generation: Generation) -> LexicalIndex:
+        key = (generation.generation_id, generation.language)
+        with self._lock:
+            if key not in self._indexes:
+                if len(self._indexes) >= MAX_INDEXES:
+                    self._indexes.pop(next(iter(self._indexes)))
+                self._indexes[key] = LexicalIndex(self.store, generation, self.home)
+            return self._indexes[key]
+
+    def _weight(self, generation: Generation) -> float:
+        """Of the cosine: what is set, what was tuned for the collection, or what served best on average."""
+        if self.config.weight is not None:
+            return self.config.weight
+        return float(generation.settings.get("weight", DEFAULT_WEIGHT))
 
     def _check_fingerprint(self, generation: Generation) -> None:
         """Vectors of two embedders share a space by accident only: their cosine means nothing."""
@@ -77,9 +224,17 @@ class Retriever:
 def open_retriever(settings: Settings) -> Retriever:
     """A retriever over the configured database and embedder. Raises DatabaseError, ModelError."""
     store = Store(open_database(settings))
-    return Retriever(store, settings.search, load_embedder(settings.embed, settings.home))
+    return Retriever(store, settings.search, load_embedder(settings.embed, settings.home), settings.home)
 
 
 def hit_json(hit: Hit) -> dict[str, object]:
     """A hit in the shape of `rag search --json`."""
     return asdict(hit)
+
+
+def _plain(query: str) -> str:
+    """What can be searched for. Raises ConfigError."""
+    query = query.replace("\0", " ").strip()
+    if len(query) > MAX_QUERY_CHARS:
+        raise ConfigError(f"query of {len(query)} characters; expected at most {MAX_QUERY_CHARS}")
+    return query

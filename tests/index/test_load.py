@@ -160,7 +160,7 @@ def test_readers_of_a_replaced_collection_see_the_old_or_the_new_and_never_half(
         dump_collection(store, name, str(tmp_path / version))
         if version == "new":
             load_collection(store, str(tmp_path / "new"), f"{name[:50]}-x")  # so that both exist from the start
-    retriever = Retriever(store, SearchConfig(), MadeEmbedder())  # type: ignore[arg-type]
+    retriever = Retriever(store, SearchConfig(mode="semantic"), MadeEmbedder(), tmp_path)  # type: ignore[arg-type]
     stop = threading.Event()
     seen: list[tuple[int, str]] = []
     failed: list[Exception] = []

@@ -6,10 +6,12 @@ Every text of generation n begins with `g<n> `, so a result tells which generati
 import json
 import random
 import sys
+import tempfile
 import threading
 import time
 import zlib
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +97,7 @@ def read_until(stop: threading.Event, retriever: Retriever, collection: str, rep
 
 def toy_retriever(store: Store) -> Retriever:
     embedder: Any = ToyEmbedder()
-    return Retriever(store, SearchConfig(), embedder)
+    return Retriever(store, SearchConfig(), embedder, Path(tempfile.mkdtemp()))
 
 
 def main() -> None:

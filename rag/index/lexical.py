@@ -22,10 +22,11 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from rag.index.bm25 import BM25, Postings, best, build_postings, load_array, merge
+from rag.index.generations import live_generation
 from rag.index.store import Generation, Store, scalar
+from rag.index.tokens import TOKENS_VERSION, Analyzer
 from rag.records import Access
-from rag.search.bm25 import BM25, Postings, best, build_postings, load_array, merge
-from rag.search.tokens import TOKENS_VERSION, Analyzer
 
 REFRESH_S = 1.0  # how old what a search sees may be
 MAX_PARTS = 8  # a search looks into each
@@ -56,19 +57,17 @@ class View:
     classes: tuple[Class, ...]
     masks: dict[Any, np.ndarray] = field(default_factory=dict)  # by filter, while this view is the newest
 
-    def search(
-        self, terms: Sequence[str], k: int, allowed: np.ndarray | None = None
-    ) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Ids of the k best allowed chunks, their scores, and the scores of all slots."""
+    def search(self, terms: Sequence[str], k: int, allowed: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
+        """Ids of the k best allowed chunks, best first, and the scores of all slots."""
         scores = self.bm25.scores(terms)
         if allowed is not None:
             scores *= allowed
         slots = best(scores, k)
-        return [self.chunk_id(slot) for slot in slots], scores[slots], scores
+        return [self.chunk_id(slot) for slot in slots], scores
 
     def chunk_id(self, slot: int) -> str:
         part = int(np.searchsorted(self.bm25.offsets, slot, side="right")) - 1
-        return self.parts[part].chunk_ids[slot - self.bm25.offsets[part]].tobytes().hex()
+        return str(self.parts[part].chunk_ids[slot - self.bm25.offsets[part]].tobytes().hex())
 
     def slots(self, chunk_ids: Sequence[str]) -> np.ndarray:
         """(len(chunk_ids),) int64; -1 for a chunk that is not here."""
@@ -107,12 +106,11 @@ class View:
 class LexicalIndex:
     """Follows one generation. Thread-safe; one for each process."""
 
-    def __init__(self, store: Store, generation: Generation, language: str, home: Path) -> None:
+    def __init__(self, store: Store, generation: Generation, home: Path) -> None:
         self.store, self.generation = store, generation
-        self.analyzer = Analyzer(language)
-        self._folder = (
-            home / "lexical" / database_key(store) / f"{generation.generation_id}-{language}-{TOKENS_VERSION}"
-        )
+        self.analyzer = Analyzer(generation.language)
+        name = f"{generation.generation_id}-{generation.language}-{TOKENS_VERSION}"
+        self._folder = home / "lexical" / database_key(store) / name
         self._lock = threading.Lock()
         self._view: View | None = None
         self._watermark = "0"  # every transaction before it is in the view
@@ -257,10 +255,13 @@ def database_key(store: Store) -> str:
         return str(scalar(conn, statement))
 
 
-def forget_dropped(home: Path, key: str, generation_ids: Iterable[int]) -> None:
-    """Removes the files of generations that are not among `generation_ids` any more."""
-    kept = {str(one) for one in generation_ids}
-    for folder in (home / "lexical" / key).glob("*-*"):
+def update_lexical(store: Store, collection: str, home: Path) -> None:
+    """Writes what the live generation's index on this machine begins with, and removes what dropped ones left."""
+    live = live_generation(store, collection)
+    LexicalIndex(store, live, home).save()
+    with store.pool.connection() as conn:
+        kept = {str(row[0]) for row in conn.execute("select generation_id from generations")}
+    for folder in (home / "lexical" / database_key(store)).glob("*-*"):
         if folder.name.split("-")[0] not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 

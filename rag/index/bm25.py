@@ -165,7 +165,8 @@ class BM25:
 def best(scores: np.ndarray, k: int) -> np.ndarray:
     """Slots of the k highest scores above 0, best first, equals by slot. (n,) float32 -> (at most k,) int64."""
     slots = top(scores, k)
-    return slots[scores[slots] > 0]
+    positive: np.ndarray = slots[scores[slots] > 0]
+    return positive
 
 
 def top(scores: np.ndarray, k: int) -> np.ndarray:
