@@ -66,6 +66,7 @@ CHUNKS: Columns = {
     "end_char": "int4",
     "embedding": "vector",
     "is_duplicate": "bool",
+    "prefix": "text",
 }
 FAILURES: Columns = {
     "source": "text",

@@ -53,6 +53,7 @@ _CHUNKS_TABLE = """
         generation_id integer not null, chunk_id text not null, doc_id text not null, section_id text not null,
         source text not null, title text not null, text text not null, start_char integer not null,
         end_char integer not null, embedding vector not null, is_duplicate boolean not null default false,
+        prefix text not null default '',
         check (vector_dims(embedding) = {dim}), constraint attached check (generation_id = {generation_id})
     )
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 from rag.records import Message
 
-Complete = Callable[[list[Message]], str]  # messages in, the whole reply out; may raise, may hang no longer than its LLM
+Complete = Callable[[list[Message]], str]  # messages in, the whole reply out; may raise
 
 MAX_REPLY_CHARS = 20_000  # more was not asked for: the model loops, or the endpoint is not one
 MAX_JSON_DEPTH = 4
