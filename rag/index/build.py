@@ -168,8 +168,8 @@ def _generation(
             raise IndexMismatch(
                 f"collection {settings.collection!r} is indexed with {_described(live.config)} and model"
                 f" {live.fingerprint['model']}; to index it with {_described(config)} and {fingerprint['model']}, name"
-                f" all its sources or none in one command ({len(missing)} documents would be lost, {missing[0]} is one),"
-                " or use another --collection"
+                f" all its sources or none in one command ({len(missing)} documents would be lost, {missing[0]} is one"
+                "), or use another --collection"
             )
     return ensure_generation(store, settings.collection, config, fingerprint, embedder.dim)
 
