@@ -77,7 +77,8 @@ def run_job(
             batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
             rows = _source(documents, batch_size, settings).map(prepared, num_cpus=TASK_CPUS)
             if contextualize is not None:
-                rows = _with_prefixes(rows, batch_size, settings.context, store.url, contextualize)
+                num_blocks = math.ceil(len(documents) / batch_size)
+                rows = _with_prefixes(rows, num_blocks, settings.context, store.url, contextualize)
             dataset = _embedded(rows, batch_size, plan, settings)
             dataset = dataset.map_batches(
                 partial(write, url=store.url, generation=generation),
@@ -161,16 +162,16 @@ def _with_content(ref: DocumentRef) -> DocumentRef:
         return replace(ref, error=str(error))
 
 
-def _with_prefixes(rows: Any, batch_size: int, config: ContextConfig, url: str, complete: MakeComplete) -> Any:
+def _with_prefixes(rows: Any, num_blocks: int, config: ContextConfig, url: str, complete: MakeComplete) -> Any:
     """Rows of documents with their chunks -> the same with prefixes, by few tasks that share the requests at once."""
     import ray
 
-    num_tasks = min(MAX_PREFIX_TASKS, config.concurrency)
+    num_tasks = min(MAX_PREFIX_TASKS, config.concurrency, num_blocks)  # more than blocks, and Ray warns
     shared = config.model_copy(update={"concurrency": config.concurrency // num_tasks})
     return rows.map_batches(
         partial(situate, url=url, config=shared, complete=complete),
         batch_format="pyarrow",
-        batch_size=batch_size,
+        batch_size=None,  # block by block
         compute=ray.data.TaskPoolStrategy(size=num_tasks),
         num_cpus=TASK_CPUS,
     )

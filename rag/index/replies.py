@@ -20,7 +20,8 @@ LOOP_WORDS, LOOP_SHARE = 30, 0.2  # of so many words so few are distinct: the mo
 BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder the text around them
 
 _THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"^\s*```.*$", re.MULTILINE)
+_FENCED = re.compile(r"^[ \t]*```.*?(^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
 _BULLET = re.compile(r"^(?:[-*•–]|\(?\d{1,3}[.):])\s+")
 _LABEL = re.compile(
     r"^(?:(?:final|standalone|stand-alone|rewritten|rephrased|search|hypothetical|short|alternative)\s+)*"
@@ -67,10 +68,12 @@ def shortened(text: str, max_chars: int) -> str:
 
 
 def _plain(reply: object) -> str:
-    """Without reasoning, code fences and control characters."""
+    """Without reasoning, control characters and code: fenced is what nobody asked for, unless all is."""
     if not isinstance(reply, str) or len(reply) > MAX_REPLY_CHARS:
         return ""
-    text = _FENCE.sub("", _THINKING.sub("", reply.replace("\r\n", "\n").replace("\r", "\n")))
+    text = _THINKING.sub("", reply.replace("\r\n", "\n").replace("\r", "\n"))
+    prose = _FENCED.sub("", text)
+    text = prose if prose.strip() else _FENCE.sub("", text)
     return "".join(map(_visible, text)).strip()
 
 

@@ -1,8 +1,9 @@
 """A question in, better search queries out, by any LLM: `complete(messages)` gives its whole reply.
 
 Three ways, each of which costs one reply: a follow-up made standalone, paraphrases, a hypothetical passage. None ever
-raises: an LLM that fails, refuses, says nothing, too much or garbage leaves the original query. Knows no index; who
-searches with several queries fuses their hits.
+raises: an LLM that fails, refuses, says nothing, too much or garbage leaves the original query. So does one that
+answers a question where it should have asked it again, which small models do. Knows no index; who searches with
+several queries fuses their hits.
 """
 
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ STANDALONE = """\
 Rewrite the last question so that it can be understood without the conversation. Replace words such as "it", "that" \
 or "the second one" by what they mean. Keep its language. Do not answer it. Write only the question."""
 PARAPHRASES = """\
-Write {num} different search queries that ask for the same as the question, in other words. Keep its language. \
-Do not answer it. Write one query on each line and nothing else."""
+Write {num} different questions that ask for the same as the question, in other words. Keep its language. Do not \
+answer it. Write one question on each line and nothing else."""
 PASSAGE = """\
 Write a short passage of documentation, two to four sentences, that answers the question. Keep its language. Write \
 only the passage."""
@@ -45,8 +46,7 @@ def standalone_query(conversation: Sequence[Message], complete: Complete) -> str
     names = {"user": "User", "assistant": "Assistant"}
     shown = [f"{names[turn['role']]}: {turn['content'][:MAX_TURN_CHARS]}" for turn in before]
     asked = "\n".join(["Conversation:", *shown, "", f"Last question: {query}"])
-    lines = usable_lines(_reply(STANDALONE, asked, complete))
-    return lines[0] if lines and len(lines[0]) <= MAX_QUERY_CHARS else query
+    return next(iter(_queries(query, _reply(STANDALONE, asked, complete))), query)
 
 
 def paraphrases(query: str, complete: Complete, num: int = 3) -> list[str]:
@@ -54,11 +54,9 @@ def paraphrases(query: str, complete: Complete, num: int = 3) -> list[str]:
     num = min(num, MAX_PARAPHRASES)
     if num < 1 or not query.strip() or len(query) > MAX_QUERY_CHARS:
         return [query]
-    lines = usable_lines(_reply(PARAPHRASES.format(num=num), f"Question: {query}", complete))
     distinct = {_folded(query): query}
-    for line in lines:
-        if len(line) <= MAX_QUERY_CHARS:
-            distinct.setdefault(_folded(line), line)
+    for line in _queries(query, _reply(PARAPHRASES.format(num=num), f"Question: {query}", complete)):
+        distinct.setdefault(_folded(line), line)
     return list(distinct.values())[: num + 1]
 
 
@@ -91,6 +89,16 @@ def _reply(system: str, user: str, complete: Complete) -> object:
         return complete([{"role": "system", "content": system}, {"role": "user", "content": user}])
     except Exception:  # whatever the LLM's client raises, the search goes on
         return ""
+
+
+def _queries(query: str, reply: object) -> list[str]:
+    """The lines of the reply that can stand for the query: of a question, questions only; the rest answers it."""
+    lines = [line for line in usable_lines(reply) if len(line) <= MAX_QUERY_CHARS]
+    return [line for line in lines if _is_question(line) or not _is_question(query)]
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip().endswith(("?", "？", "؟"))
 
 
 def _folded(query: str) -> str:

@@ -101,10 +101,10 @@ def test_the_llm_sees_the_last_turns_and_no_system_message() -> None:
 
     def complete(messages: list[Message]) -> str:
         seen.append(messages)
-        return "ok then"
+        return "ok then?"
 
     turns: list[Message] = [{"role": "user", "content": f"turn {i} " + "x" * 2000} for i in range(20)]
-    assert standalone_query([*turns, *TALK], complete) == "ok then"
+    assert standalone_query([*turns, *TALK], complete) == "ok then?"
     ((system, user),) = seen
     assert (system["role"], user["role"]) == ("system", "user")
     assert user["content"].endswith("Assistant: Call sorted().\n\nLast question: And in Rust?")
@@ -115,8 +115,8 @@ def test_the_llm_sees_the_last_turns_and_no_system_message() -> None:
 
 def test_a_first_question_is_not_sent_to_the_llm() -> None:
     assert standalone_query(TALK[:2], fails) == "How do I sort a list in Python?"
-    assert standalone_query([*TALK, {"role": "assistant", "content": "Call sort()."}], says("Rust sorting")) == (
-        "Rust sorting"
+    assert standalone_query([*TALK, {"role": "assistant", "content": "Call sort()."}], says("Rust sorting?")) == (
+        "Rust sorting?"
     )
     assert standalone_query([], fails) == ""
     assert standalone_query(TALK[:1], fails) == ""
@@ -130,14 +130,22 @@ def test_a_reply_too_long_for_a_query_is_an_answer() -> None:
 
 
 def test_paraphrases_are_distinct_and_the_query_comes_first() -> None:
-    reply = (
-        "Here are three:\n1. Sorting in Rust\n2) sorting in rust.\n- And in Rust\n* How is a Vec sorted?\n\n(4) 4th\n"
-    )
-    assert paraphrases(QUERY, says(reply), num=3) == [QUERY, "Sorting in Rust", "How is a Vec sorted?", "4th"]
-    assert paraphrases(QUERY, says(reply), num=1) == [QUERY, "Sorting in Rust"]
-    assert paraphrases(QUERY, says(json.dumps({"queries": ["One way", "Another"]}))) == [QUERY, "One way", "Another"]
+    reply = "Here:\n1. Sorting in Rust?\n2) sorting in rust ?\n- And in Rust?\n* How is a Vec sorted?\n\n(4) 4th?\n"
+    assert paraphrases(QUERY, says(reply), num=3) == [QUERY, "Sorting in Rust?", "How is a Vec sorted?", "4th?"]
+    assert paraphrases(QUERY, says(reply), num=1) == [QUERY, "Sorting in Rust?"]
+    assert paraphrases("sorting rust", says(json.dumps({"queries": ["One", "Two"]}))) == ["sorting rust", "One", "Two"]
     assert paraphrases(QUERY, fails, num=0) == [QUERY]
     assert paraphrases(" ", says(reply)) == [" "]
+
+
+def test_an_answer_does_not_take_the_place_of_a_question() -> None:
+    answer = "Call sort() on it:\n```rust\nv.sort();\nv.is_sorted()?\n```\nIt sorts in place."
+    assert standalone_query(TALK, says(answer)) == QUERY
+    assert paraphrases(QUERY, says(answer)) == [QUERY]
+    assert hypothetical_passage(QUERY, says(answer)) == "It sorts in place."
+    assert standalone_query([*TALK[:3], {"role": "user", "content": "in Rust"}], says("sorting in Rust")) == (
+        "sorting in Rust"
+    )
 
 
 def test_a_hypothetical_passage_is_one_text() -> None:
