@@ -1,5 +1,10 @@
 """Whole replies of a real endpoint, and an ingestion whose chunks get prefixes from it."""
 
+import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +161,27 @@ def test_a_changed_document_is_situated_again_and_prefixes_move_with_a_dump(
     loaded = f"{settings.collection[:50]}-loaded"
     load_collection(store, str(tmp_path / "dump"), loaded)
     assert rows(store, settings.model_copy(update={"collection": loaded})) == expected
+
+
+def test_a_killed_command_has_paid_for_what_it_got(folder: Path, settings: Settings, store: Store) -> None:
+    is_killed = threading.Event()
+
+    def wait_at_the_second(handler: Any) -> None:
+        if len(server.requests) == 2:
+            is_killed.wait(120)
+        situate(handler)
+
+    with fake_openai(wait_at_the_second) as server:
+        env = {"RAG_HOME": str(settings.home), "RAG_LLM__BASE_URL": server.base_url, "RAG_CONTEXT__CONCURRENCY": "1"}
+        flags = ["--collection", settings.collection, "--context-llm", "small-model"]
+        command = [sys.executable, "-m", "rag.cli", "ingest", str(folder), *flags]
+        with subprocess.Popen(command, env=os.environ | env) as killed:
+            while len(server.requests) < 2 and killed.poll() is None:
+                time.sleep(0.02)
+            killed.kill()
+        is_killed.set()
+    with fake_openai(situate) as server:
+        report = run(folder, with_context(settings, server))
+        assert report.prefixes == {"asked": 1, "cached": 1, "missing": 0, "reason": ""}
+        assert len(server.requests) == 1
+    assert rows(store, settings) == PREFIXES
