@@ -63,6 +63,9 @@ def ingest(
     ] = None,
     chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Shared characters or tokens. [default: 50]")] = None,
     model: Annotated[str | None, typer.Option(help="Embedding model. [default: all-MiniLM-L6-v2]")] = None,
+    context_llm: Annotated[
+        str | None, typer.Option(help="An LLM that situates each chunk in its document. [default: none]")
+    ] = None,
     prune: Annotated[bool, typer.Option(help="Remove documents that their source no longer holds.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Even when that is more than half of them.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
@@ -83,13 +86,18 @@ def ingest(
     rag ingest README.md notes.txt --json
     rag ingest --collection handbook --retry-failed      the sources of before, again
     """
+    from rag.generate.complete import contextualizer
     from rag.index.build import ingest as run
 
-    chunk = {"method": chunk_method, "size": chunk_size, "overlap": chunk_overlap}
-    settings = settings_for(
-        collection, chunk=chunk, embed={"model": model}, ingest={"deduplicate": deduplicate, "language": language}
-    )
-    report = run(sources or [], settings, prune=prune, force=force, retry_failed=retry_failed)
+    parts: dict[str, dict[str, Any] | None] = {
+        "chunk": {"method": chunk_method, "size": chunk_size, "overlap": chunk_overlap},
+        "embed": {"model": model},
+        "context": {"llm": context_llm},
+        "ingest": {"deduplicate": deduplicate, "language": language},
+    }
+    settings = settings_for(collection, **parts)
+    llm = contextualizer(settings)
+    report = run(sources or [], settings, prune=prune, force=force, retry_failed=retry_failed, contextualize=llm)
     if as_json:
         print_json(asdict(report))
         return
@@ -103,6 +111,15 @@ def ingest(
             f"[yellow]warning[/] {report.chunks_truncated} of {report.chunks_embedded} chunks are longer than the"
             f" model's {report.max_tokens} tokens; their ends are not embedded; use --chunk-size below"
             f" {settings.chunk.size} or --chunk-method tokens"
+        )
+    if report.prefixes:
+        out.print(
+            "prefixes: {asked} written by {llm}, {cached} known".format(llm=settings.context.llm, **report.prefixes)
+        )
+    if report.prefixes.get("missing"):
+        out.print(
+            f"[yellow]warning[/] {report.prefixes['missing']} chunks have no prefix"
+            f" ({escape(report.prefixes['reason'])}); --retry-failed asks again"
         )
     if any(report.duplicates.values()):
         documents, chunks = report.duplicates["documents"], report.duplicates["chunks"]

@@ -56,6 +56,16 @@ class ChunkConfig(_Part):
         return values
 
 
+class ContextConfig(_Part):
+    """A prefix for each chunk: an LLM says in a sentence or two what it is about within its document."""
+
+    llm: str = Field("", description="whose, named as llm.name; none by default")
+    base_url: str | None = Field(None, description="its endpoint, where it is not that of llm.base_url")
+    document_chars: int = Field(6000, ge=500, le=1_000_000, description="of the document shown with a chunk, at most")
+    max_chars: int = Field(300, ge=50, le=2000, description="of a prefix")
+    concurrency: int = Field(8, ge=1, le=256, description="requests at once")
+
+
 class IngestConfig(_Part):
     language: str | None = Field(None, description="of the collection, for words and their stems: german, none")
     deduplicate: bool = Field(False, description="leave out identical documents, hide near copies of chunks")
@@ -150,6 +160,7 @@ class Settings(BaseSettings):
     collection: str = Field("default", pattern=COLLECTION_NAME)
     ingest: IngestConfig = IngestConfig()
     chunk: ChunkConfig = ChunkConfig()
+    context: ContextConfig = ContextConfig()
     embed: EmbedConfig = EmbedConfig()
     index: IndexConfig = IndexConfig()
     search: SearchConfig = SearchConfig()

@@ -5,6 +5,7 @@ from rich.markup import escape
 
 from rag.config import Settings
 from rag.generate.answer import QueryAgent, Retrieved, Token
+from rag.generate.complete import contextualizer
 from rag.generate.extractive import best_sentence
 from rag.index.build import ingest
 from rag.records import Answer
@@ -16,7 +17,7 @@ QUESTION = "What is the default batch_size of Dataset.map_batches?"
 def run_demo(out: Console, settings: Settings) -> None:
     """Ingests SOURCES into the configured collection and answers QUESTION."""
     out.print(f"[bold]1. Ingest[/] {' '.join(SOURCES)}")
-    report = ingest(SOURCES, settings)
+    report = ingest(SOURCES, settings, contextualize=contextualizer(settings))
     counts = ", ".join(f"{count} {name}" for name, count in report.documents.items())
     out.print(f"   documents: {counts}")
     out.print(f"   {report.chunks_embedded} chunks embedded in {report.seconds:.1f} s")

@@ -79,7 +79,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A window of one section: `text == section.text[start_char:end_char]`."""
+    """A window of one section: `text == section.text[start_char:end_char]`.
+
+    `prefix` situates it in its document (rag.index.prefix): searched with the text, never quoted.
+    """
 
     section_id: str
     source: str  # the section's
@@ -87,16 +90,21 @@ class Chunk:
     text: str
     start_char: int
     end_char: int
+    prefix: str = ""
 
     @property
     def chunk_id(self) -> str:
-        """What it says and where: a rebuild touches only the chunks that changed."""
-        return content_id(self.section_id, str(self.start_char), self.title, self.text)
+        """What it says and where: a rebuild touches only the chunks that changed.
+
+        The prefix is part of it, since it changes the embedding: equal id, equal row.
+        """
+        prefix = [self.prefix] if self.prefix else []
+        return content_id(self.section_id, str(self.start_char), self.title, self.text, *prefix)
 
     @property
     def context(self) -> str:
-        """What is embedded and searched: the heading path, then the text."""
-        return f"{self.title}\n\n{self.text}" if self.title else self.text
+        """What is embedded and searched: the heading path, the prefix, then the text."""
+        return "\n\n".join(part for part in (self.title, self.prefix, self.text) if part)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ What is unchanged ends before Ray starts. Killed at any point, the next run goes
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from rag.config import Settings
 from rag.errors import ConfigError, IndexMismatch
 from rag.index import ledger
-from rag.index.chunking import check_chunk_size
+from rag.index.chunking import check_chunk_size, needs_embedder
 from rag.index.database import open_database
 from rag.index.drop import collect
 from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
@@ -24,7 +25,8 @@ from rag.index.job import JobResult, run_job
 from rag.index.ledger import Failure
 from rag.index.lexical import update_lexical
 from rag.index.listing import Changes, Listing, compare, list_sources, refuse_great_loss
-from rag.index.store import Generation, Store
+from rag.index.prefix import MakeComplete, documents_lacking, generation_part
+from rag.index.store import Generation, Known, Store
 from rag.index.tokens import Analyzer
 
 EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
@@ -45,6 +47,7 @@ class IngestReport:
     embed_busy: float  # share of the job's time in which the embedding actors computed
     seconds: float
     failures: list[dict[str, str]]
+    prefixes: dict[str, Any] = field(default_factory=dict)  # asked, cached, missing, reason; {} without context.llm
 
 
 def ingest(
@@ -54,16 +57,19 @@ def ingest(
     prune: bool = True,
     force: bool = False,
     retry_failed: bool = False,
+    contextualize: MakeComplete | None = None,
 ) -> IngestReport:
     """Brings a collection up to date with `sources`; with none, with the ones it was made from.
 
     `prune` removes what a source no longer holds; a source that lost more than half asks for `force`.
-    `retry_failed` tries documents again that failed with the same bytes before.
+    `retry_failed` tries documents again that failed with the same bytes before, and chunks that have no prefix.
+    `contextualize` makes the LLM of `context.llm`: rag.generate.complete.contextualizer(settings).
 
     Raises SourceError, ConfigError, ModelError, DatabaseError, ResourceError, IndexMismatch; a single bad document
     goes to the ledger instead.
     """
     started = time.monotonic()
+    _check_context(settings, contextualize)
     store = Store(open_database(settings))
     try:
         listing = list_sources(sources or _remembered(store, settings), settings)
@@ -79,10 +85,13 @@ def ingest(
             run_id = ledger.start_run(store, generation, listing.origins)
             failed = {f.source: f for f in ledger.failures(store, generation)}
             deduplicate = settings.ingest.deduplicate
+            if retry_failed and settings.context.llm:
+                known = _lacking_as_changed(store, generation, known)
             changes = compare(listing, known, failed, prune, retry_failed, deduplicate)
             result = JobResult()
             if changes.new or changes.changed:
-                result = run_job(changes.new + changes.changed, changes.num_bytes, settings, generation, store)
+                refs, llm = changes.new + changes.changed, contextualize if settings.context.llm else None
+                result = run_job(refs, changes.num_bytes, settings, generation, store, llm)
             removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0
             _update_ledger(store, generation, listing, changes.failures, result.failures)
             copies = _near_copies(store, generation, changes, deduplicate)
@@ -108,7 +117,28 @@ def ingest(
         embed_busy=result.embed_busy,
         seconds=round(time.monotonic() - started, 2),
         failures=[{"source": f.source, "reason": f.reason} for f in changes.failures + result.failures],
+        prefixes=asdict(result.prefixes) if settings.context.llm else {},
     )
+
+
+def _check_context(settings: Settings, contextualize: MakeComplete | None) -> None:
+    """Raises ConfigError where chunks are to have prefixes and cannot."""
+    if settings.context.llm and contextualize is None:
+        raise ConfigError(
+            f"context.llm is {settings.context.llm!r}: expected `contextualize`, found none; pass"
+            " contextualize=rag.generate.complete.contextualizer(settings)"
+        )
+    if settings.context.llm and needs_embedder(settings.chunk):
+        raise ConfigError(
+            f"context.llm: expected chunks before they are embedded, found chunk.method {settings.chunk.method}, which"
+            " cuts while it embeds; choose another method"
+        )
+
+
+def _lacking_as_changed(store: Store, generation: Generation, known: dict[str, Known]) -> dict[str, Known]:
+    """Documents with chunks that lack their prefix count as changed."""
+    lacking = documents_lacking(store, generation)
+    return {doc_id: replace(d, content_hash="") if doc_id in lacking else d for doc_id, d in known.items()}
 
 
 def _remembered(store: Store, settings: Settings) -> list[str]:
@@ -131,6 +161,7 @@ def _generation(
     SourceError.
     """
     config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()}
+    config |= generation_part(settings.context)
     fingerprint = asdict(embedder)
     existing = generations(store, settings.collection) if settings.collection in store.collections() else []
     live = next((g for g in existing if g.is_live), None)
@@ -142,12 +173,16 @@ def _generation(
         missing = [source for source in kept if not (prune and listing.lost(source))]
         if missing:
             raise IndexMismatch(
-                f"collection {settings.collection!r} is indexed with {live.config['chunk']} and model"
-                f" {live.fingerprint['model']}; to index it with {config['chunk']} and {fingerprint['model']}, name all"
-                f" its sources or none in one command ({len(missing)} documents would be lost, {missing[0]} is one),"
-                " or use another --collection"
+                f"collection {settings.collection!r} is indexed with {_described(live.config)} and model"
+                f" {live.fingerprint['model']}; to index it with {_described(config)} and {fingerprint['model']}, name"
+                f" all its sources or none in one command ({len(missing)} documents would be lost, {missing[0]} is one"
+                "), or use another --collection"
             )
     return ensure_generation(store, settings.collection, config, fingerprint, embedder.dim)
+
+
+def _described(config: dict[str, Any]) -> str:
+    return str(config["chunk"]) + (f" with prefixes by {config['context']}" if "context" in config else "")
 
 
 def _near_copies(store: Store, generation: Generation, changes: Changes, hide: bool) -> int:

@@ -68,6 +68,7 @@ CHUNKS: Columns = {
     "is_duplicate": "bool",
     "tenant": "text",
     "labels": "text[]",
+    "prefix": "text",
 }
 FAILURES: Columns = {
     "source": "text",

@@ -1,24 +1,26 @@
 """The Ray Data job: listed documents in, whole documents in the store. A thin shell around rag.index.stages.
 
-rows -> [read, extract, chunk] -> [embed] -> [write] -> counts
-        tasks                     actors     tasks
+rows -> [read, extract, chunk] -> [prefixes, on request] -> [embed] -> [write] -> counts
+        tasks                     tasks that wait           actors     tasks
 """
 
 import gc
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from rag.config import Settings
+from rag.config import ContextConfig, Settings
 from rag.errors import DatabaseError, ExtractionError, RagError, ResourceError
 from rag.index.chunking import needs_embedder, tokenizer_tools
 from rag.index.cluster import TASK_CPUS, EmbedPlan, free_cpus, is_running, num_hosts, plan_embedding, ray_session
 from rag.index.embed import usable_cpus
 from rag.index.fingerprint import Fingerprint
 from rag.index.ledger import Failure
-from rag.index.stages import EmbedChunks, prepare, write, write_batch
+from rag.index.prefix import MakeComplete, PrefixCounts, add_prefixes
+from rag.index.stages import EmbedChunks, prepare, situate, write, write_batch
 from rag.index.store import Generation, Store
 from rag.ingest.sources import read_document
 from rag.progress import Progress
@@ -29,6 +31,8 @@ SMALL_JOB_BYTES = 200_000  # about 350 chunks, five seconds of work; Ray and its
 BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 60, 20_000, 300_000
 MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
+NO_PREFIX_TIMEOUT_S = 86_400.0  # an LLM may take hours for the chunks of one large document; it has timeouts of its own
+MAX_PREFIX_TASKS = 4  # that share the requests at once
 
 
 Prepare = Callable[[dict[str, Any]], dict[str, Any]]  # a listed document -> its sections and chunks
@@ -40,14 +44,20 @@ class JobResult:
 
     num_chunks: int = 0
     num_truncated: int = 0  # chunks whose ends the model does not read
+    prefixes: PrefixCounts = field(default_factory=PrefixCounts)
     failures: list[Failure] = field(default_factory=list)
     embed_busy: float = 0.0
 
 
 def run_job(
-    documents: Sequence[DocumentRef], num_bytes: int, settings: Settings, generation: Generation, store: Store
+    documents: Sequence[DocumentRef],
+    num_bytes: int,
+    settings: Settings,
+    generation: Generation,
+    store: Store,
+    contextualize: MakeComplete | None = None,
 ) -> JobResult:
-    """Ingests `documents`, `num_bytes` in all.
+    """Ingests `documents`, `num_bytes` in all; their chunks get prefixes where there is an LLM to `contextualize`.
 
     Little work is done in this process, where no Ray runs yet: starting it would take longer. Raises ResourceError,
     DatabaseError; RagError for whatever else Ray could not get over.
@@ -57,15 +67,19 @@ def run_job(
     is_little = num_bytes <= SMALL_JOB_BYTES and settings.ray.address == "local" and not is_running()
     with Progress("ingest", len(documents), "documents") as progress:
         if is_little:
-            return _gather(_rows_made_here(documents, prepared, settings, generation, store), 1, progress)
+            rows = _rows_made_here(documents, prepared, settings, (generation, store), contextualize)
+            return _gather(rows, 1, progress)
         import ray
 
         with ray_session(settings.ray):
             plan = plan_embedding(free_cpus(), ray.cluster_resources().get("GPU", 0))
             batch_bytes = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, int(num_bytes * BATCH_SHARE)))
             batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
-            rows = _source(documents, batch_size, settings)
-            dataset = _dataset(rows, batch_size, plan, prepared, settings)
+            rows = _source(documents, batch_size, settings).map(prepared, num_cpus=TASK_CPUS)
+            if contextualize is not None:
+                num_blocks = math.ceil(len(documents) / batch_size)
+                rows = _with_prefixes(rows, num_blocks, settings.context, store.url, contextualize)
+            dataset = _embedded(rows, batch_size, plan, settings)
             dataset = dataset.map_batches(
                 partial(write, url=store.url, generation=generation),
                 batch_format="pyarrow",
@@ -85,13 +99,16 @@ def _rows_made_here(
     documents: Sequence[DocumentRef],
     prepared: Prepare,
     settings: Settings,
-    generation: Generation,
-    store: Store,
+    target: tuple[Generation, Store],
+    contextualize: MakeComplete | None,
 ) -> Iterator[dict[str, Any]]:
     """The stages without Ray, on one batch of everything."""
     import pyarrow as pa
 
+    generation, store = target
     batch = pa.Table.from_pylist([prepared(asdict(ref)) for ref in documents])
+    if contextualize is not None:
+        batch = add_prefixes(batch, lambda: store, settings.context, contextualize)
     embed = EmbedChunks(*_embedder_arguments(settings, usable_cpus()))
     yield from write_batch(embed(batch), lambda: store, generation).to_pylist()
 
@@ -105,6 +122,7 @@ def _gather(rows: Iterable[dict[str, Any]], num_actors: int, progress: Progress)
         progress.update(1)
         result.num_chunks += row["num_chunks"]
         result.num_truncated += row["num_truncated"]
+        result.prefixes.add(PrefixCounts(**json.loads(row["prefixes"])))
         times.add(row["embed_start"], row["embed_end"])
         if row["error"]:
             result.failures.append(Failure(row["source"], row["error"], row["content_hash"], row["seconds"]))
@@ -119,7 +137,8 @@ def _source(documents: Sequence[DocumentRef], batch_size: int, settings: Setting
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S  # read when the Dataset is built
+    timeout_s = NO_PREFIX_TIMEOUT_S if settings.context.llm else NO_PROGRESS_TIMEOUT_S
+    context.execution_no_progress_timeout_s = timeout_s  # read when the Dataset is built
     if num_hosts() == 1 or settings.ray.shared_files:
         num_blocks = math.ceil(len(documents) / batch_size)
         return ray.data.from_items([asdict(ref) for ref in documents], override_num_blocks=num_blocks)
@@ -143,11 +162,26 @@ def _with_content(ref: DocumentRef) -> DocumentRef:
         return replace(ref, error=str(error))
 
 
-def _dataset(rows: Any, batch_size: int, plan: EmbedPlan, prepared: Prepare, settings: Settings) -> Any:
-    """Rows of documents -> rows of documents with their chunks and embeddings."""
+def _with_prefixes(rows: Any, num_blocks: int, config: ContextConfig, url: str, complete: MakeComplete) -> Any:
+    """Rows of documents with their chunks -> the same with prefixes, by few tasks that share the requests at once."""
     import ray
 
-    return rows.map(prepared, num_cpus=TASK_CPUS).map_batches(
+    num_tasks = min(MAX_PREFIX_TASKS, config.concurrency, num_blocks)  # more than blocks, and Ray warns
+    shared = config.model_copy(update={"concurrency": config.concurrency // num_tasks})
+    return rows.map_batches(
+        partial(situate, url=url, config=shared, complete=complete),
+        batch_format="pyarrow",
+        batch_size=None,  # block by block
+        compute=ray.data.TaskPoolStrategy(size=num_tasks),
+        num_cpus=TASK_CPUS,
+    )
+
+
+def _embedded(rows: Any, batch_size: int, plan: EmbedPlan, settings: Settings) -> Any:
+    """Rows of documents with their chunks -> the same with embeddings."""
+    import ray
+
+    return rows.map_batches(
         EmbedChunks,
         fn_constructor_args=_embedder_arguments(settings, plan.threads),
         batch_format="pyarrow",

@@ -55,6 +55,7 @@ _CHUNKS_TABLE = """
         source text not null, title text not null, text text not null, start_char integer not null,
         end_char integer not null, embedding vector not null, is_duplicate boolean not null default false,
         tenant text not null default '', labels text[] not null default '{{}}',
+        prefix text not null default '',
         check (vector_dims(embedding) = {dim}), constraint attached check (generation_id = {generation_id})
     )
 """

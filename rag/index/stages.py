@@ -1,4 +1,6 @@
-"""What happens to a document on its way in: read, extracted, cut, embedded, written. Rows in, rows out; knows no Ray.
+"""What happens to a document on its way in: read, extracted, cut, situated, embedded, written.
+
+Rows in, rows out; knows no Ray.
 
 A row is one document with all its chunks, so that a document is written in one transaction and no retry can leave
 half of it. The Ray Data job (rag.index.job) runs these; so does a small job in its own process.
@@ -16,11 +18,12 @@ import numpy as np
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from rag.config import ChunkConfig, EmbedConfig
+from rag.config import ChunkConfig, ContextConfig, EmbedConfig
 from rag.errors import ExtractionError
 from rag.index.chunking import chunk_with, needs_embedder
 from rag.index.embed import Embedder, load_embedder
 from rag.index.ledger import Failure, write_failures
+from rag.index.prefix import MakeComplete, add_prefixes
 from rag.index.store import Generation, IndexedDocument, Store
 from rag.ingest.chunks import ChunkTools, chunk_section
 from rag.ingest.extract import extract
@@ -53,8 +56,14 @@ def prepare(row: dict[str, Any], config: ChunkConfig, tools: Callable[[], ChunkT
     packed = {
         "sections": json.dumps([asdict(section) for section in sections]),
         "chunks": json.dumps([asdict(chunk) for chunk in chunks]),
+        "prefixes": "{}",  # what became of them, where there are any
     }
     return out | packed | {"error": error, "seconds": time.perf_counter() - started}
+
+
+def situate(batch: Any, url: str, config: ContextConfig, complete: MakeComplete) -> Any:
+    """As `add_prefixes`, in a worker process."""
+    return add_prefixes(batch, partial(_worker_store, url), config, complete)
 
 
 class EmbedChunks:
@@ -132,7 +141,7 @@ def write_batch(batch: Any, open_store: Callable[[], Store], generation: Generat
     except (psycopg.OperationalError, PoolTimeout) as error:
         lost = (str(error).strip() or type(error).__name__).splitlines()[0]
     num_chunks = {d.source: len(d.chunks) for d in documents}
-    keep = ("source", "error", "content_hash", "seconds", "embed_start", "embed_end", "num_truncated")
+    keep = ("source", "error", "content_hash", "seconds", "embed_start", "embed_end", "num_truncated", "prefixes")
     return pa.Table.from_pylist(
         [
             {name: row[name] for name in keep} | {"num_chunks": num_chunks.get(row["source"], 0), "lost": lost}

@@ -202,16 +202,16 @@ def _write_documents_and_sections(
 def _write_chunks(conn: psycopg.Connection[Any], generation: Generation, documents: Sequence[IndexedDocument]) -> int:
     conn.execute(
         "create temporary table staged (chunk_id text, doc_id text, section_id text, source text, title text,"
-        " text text, start_char int4, end_char int4, embedding vector) on commit drop"
+        " text text, start_char int4, end_char int4, embedding vector, prefix text) on commit drop"
     )
     num_chunks = 0
     with conn.cursor().copy("copy staged from stdin (format binary)") as rows:
-        rows.set_types([*["text"] * 6, "int4", "int4", "vector"])
+        rows.set_types([*["text"] * 6, "int4", "int4", "vector", "text"])
         for d in documents:
             for c, embedding in zip(d.chunks, d.embeddings, strict=True):
                 rows.write_row(
                     (c.chunk_id, d.doc_id, c.section_id, c.source, c.title, c.text)
-                    + (c.start_char, c.end_char, embedding)
+                    + (c.start_char, c.end_char, embedding, c.prefix)
                 )
                 num_chunks += 1
     doc_ids = [d.doc_id for d in documents]
@@ -224,7 +224,8 @@ def _write_chunks(conn: psycopg.Connection[Any], generation: Generation, documen
     )
     conn.execute(
         sql.SQL(
-            "insert into {} select distinct on (chunk_id) %s, staged.* from staged order by chunk_id"
+            "insert into {} (generation_id, chunk_id, doc_id, section_id, source, title, text, start_char, end_char,"
+            " embedding, prefix) select distinct on (chunk_id) %s, staged.* from staged order by chunk_id"
             " on conflict (generation_id, chunk_id) do nothing"  # equal id, equal row
         ).format(generation.table),
         [generation.generation_id],
