@@ -64,10 +64,16 @@ def ingest(
     chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Shared characters or tokens. [default: 50]")] = None,
     model: Annotated[str | None, typer.Option(help="Embedding model. [default: all-MiniLM-L6-v2]")] = None,
     prune: Annotated[bool, typer.Option(help="Remove documents that their source no longer holds.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Even when that is more than half of them.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even more than half of them; and move documents to another tenant.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
     deduplicate: Annotated[
         bool | None, typer.Option("--deduplicate", help="Skip identical documents, hide near copies of chunks.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose the documents are. [default: as before]")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only callers with one of these may see them; '' for none. Repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -78,11 +84,15 @@ def ingest(
     rag ingest python:ray.data python:ray.serve --collection ray-docs
     rag ingest README.md notes.txt --json
     rag ingest --collection handbook --retry-failed      the sources of before, again
+    rag ingest contracts/ --collection handbook --tenant acme --label legal --label board
     """
     from rag.index.build import ingest as run
 
     chunk = {"method": chunk_method, "size": chunk_size, "overlap": chunk_overlap}
-    settings = settings_for(collection, chunk=chunk, embed={"model": model}, ingest={"deduplicate": deduplicate})
+    access = {"tenant": tenant, "labels": label or None}
+    settings = settings_for(
+        collection, chunk=chunk, embed={"model": model}, ingest={"deduplicate": deduplicate, **access}
+    )
     report = run(sources or [], settings, prune=prune, force=force, retry_failed=retry_failed)
     if as_json:
         print_json(asdict(report))
