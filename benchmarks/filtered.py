@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from rag.config import IndexConfig
-from rag.index import restricted
 from rag.index.database import migrate
 from rag.index.filters import Filter
 from rag.index.generations import activate, ensure_generation, live_generation
@@ -112,9 +111,8 @@ def measure(store: Store, g: Generation, queries: np.ndarray, **restriction: Any
     }
 
 
-def restrictions(num_queries: int) -> dict[str, dict[str, Any]]:
-    made: dict[str, dict[str, Any]] = {"none": {}, "none, as tenant": {}}
-    del made["none, as tenant"]
+def restrictions() -> dict[str, dict[str, Any]]:
+    made: dict[str, dict[str, Any]] = {"none": {}}
     made |= {f"metadata {100 * s:g} %": {"filter": Filter(((f"share{s}", ("yes",)),))} for s in SHARES}
     made |= {f"other clusters {100 * s:g} %": {"filter": Filter(((f"cluster{s}", ("yes",)),))} for s in SHARES[:5]}
     made["tenant 5 %"] = {"access": Access("tenant3")}
@@ -126,9 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--steps-per-read", type=float, default=restricted.STEPS_PER_READ)
     args = parser.parse_args()
-    restricted.STEPS_PER_READ = args.steps_per_read
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="rag-bench-") as home:
         server = EmbeddedServer(Path(home))
@@ -137,7 +133,7 @@ def main() -> None:
         try:
             g, centres = fill(store, args.chunks, rng)
             queries = make_vectors(centres, rng.integers(CLUSTERS // 2, CLUSTERS, size=args.queries), rng)
-            for name, restriction in restrictions(args.queries).items():
+            for name, restriction in restrictions().items():
                 print(json.dumps({"restriction": name} | measure(store, g, queries, **restriction)), flush=True)
         finally:
             store.close()

@@ -54,6 +54,7 @@ def access_condition(access: Access | None, alias: str) -> Condition:
     """The same rule as an ordinary condition on `alias`: a second lock, and one that an index can serve."""
     if access is None:
         return sql.SQL("true"), {}
+    check_names(access.tenant, *access.labels)
     return sql.SQL("{0}.tenant = %(tenant)s and ({0}.labels = '{{}}' or {0}.labels && %(labels)s::text[])").format(
         sql.Identifier(alias)
     ), {"tenant": access.tenant, "labels": list(access.labels)}

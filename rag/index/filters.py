@@ -68,7 +68,7 @@ Clause = tuple[str, dict[str, Any]]  # a template, and what its placeholders sta
 
 def _source(_: str, values: tuple[str, ...]) -> Clause:
     documents = [value.partition("#")[0] for value in values]
-    _, below = _places([value for value in values if "#" not in value])
+    below = _places([value for value in values if "#" not in value])[1]
     return "(d.source = any({equal}::text[]) or d.source ^@ any({below}::text[]))", {"equal": documents, "below": below}
 
 

@@ -119,10 +119,11 @@ class Store:
         with self.pool.connection() as conn:
             rows = conn.execute(
                 "select m.doc_id, d.source, m.content_hash, m.num_chunks, d.tenant, d.labels"
-                " from generation_documents m join documents d on d.collection_id = %s and d.doc_id = m.doc_id where m.generation_id = %s",
+                " from generation_documents m join documents d on d.collection_id = %s and d.doc_id = m.doc_id"
+                " where m.generation_id = %s",
                 [generation.collection_id, generation.generation_id],
             )
-            return {row[0]: Known(*row[1:4], access=Access(row[4], tuple(row[5]))) for row in rows}
+            return {row[0]: Known(row[1], row[2], row[3], Access(row[4], tuple(row[5]))) for row in rows}
 
     def tenants(self, generation: Generation) -> dict[str, str]:
         """doc_id -> whose it is, for every document of the collection, in this generation or not."""
