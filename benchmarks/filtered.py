@@ -27,12 +27,13 @@ from rag.index.vectors import nearest
 from rag.records import Access, document_id
 
 DIM, PER_DOCUMENT, CLUSTERS, TENANTS = 384, 5, 200, 20
+NOISE = 1.0  # to a centre of norm 1: neighbours of a cluster have a cosine of about .5
 SHARES = (0.5, 0.1, 0.05, 0.02, 0.01, 0.001)
 TEXT = "Penguins live in the Antarctic, in large and noisy colonies. " * 10
 
 
 def make_vectors(centres: np.ndarray, of: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    rows = centres[of] + rng.normal(scale=0.7 / np.sqrt(DIM), size=(len(of), DIM))
+    rows = centres[of] + rng.normal(scale=NOISE / np.sqrt(DIM), size=(len(of), DIM))
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
