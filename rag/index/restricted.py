@@ -22,7 +22,8 @@ from rag.records import Access
 FORGET_S = 60.0  # an old count makes a search slower or no worse: too few found along the graph are looked for again
 MAX_REMEMBERED = 10_000  # counts for one store
 STEP_COST = 8.0  # of a step along the graph, in chunks read through their documents; benchmarks/filtered.py
-PATIENCE = 4  # times the steps that are to be expected
+PATIENCE = 2  # times the steps that are to be expected
+COUNTED = 10  # times as many chunks as are worth scanning: counting all of a large collection takes too long
 MIN_SCANNED = 2_000  # chunks; below it the other way gains nothing
 
 
@@ -86,9 +87,10 @@ def steps_worth_taking(store: Store, generation: Generation, restriction: Restri
     """
     num_chunks = generation.stats["hnsw_chunks"]
     scanned = max(MIN_SCANNED, int(math.sqrt(STEP_COST * num_wanted * num_chunks)))
-    if count_allowed(store, generation, restriction, scanned) < scanned:
+    num_allowed = count_allowed(store, generation, restriction, COUNTED * scanned)
+    if num_allowed < scanned:
         return 0
-    return max(num_wanted, int(PATIENCE * num_wanted * num_chunks / scanned))
+    return max(num_wanted, int(PATIENCE * num_wanted * num_chunks / num_allowed))
 
 
 def count_allowed(store: Store, generation: Generation, restriction: Restriction, limit: int) -> int:
