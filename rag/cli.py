@@ -67,7 +67,9 @@ def ingest(
         str | None, typer.Option(help="An LLM that situates each chunk in its document. [default: none]")
     ] = None,
     prune: Annotated[bool, typer.Option(help="Remove documents that their source no longer holds.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Even when that is more than half of them.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even more than half of them; and move documents to another tenant.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
     language: Annotated[
         str | None,
@@ -75,6 +77,10 @@ def ingest(
     ] = None,
     deduplicate: Annotated[
         bool | None, typer.Option("--deduplicate", help="Skip identical documents, hide near copies of chunks.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose the documents are. [default: as before]")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only callers with one of these may see them; '' for none. Repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,6 +91,7 @@ def ingest(
     rag ingest python:ray.data python:ray.serve --collection ray-docs
     rag ingest README.md notes.txt --json
     rag ingest --collection handbook --retry-failed      the sources of before, again
+    rag ingest contracts/ --collection handbook --tenant acme --label legal --label board
     """
     from rag.generate.complete import contextualizer
     from rag.index.build import ingest as run
@@ -93,7 +100,7 @@ def ingest(
         "chunk": {"method": chunk_method, "size": chunk_size, "overlap": chunk_overlap},
         "embed": {"model": model},
         "context": {"llm": context_llm},
-        "ingest": {"deduplicate": deduplicate, "language": language},
+        "ingest": {"deduplicate": deduplicate, "language": language, "tenant": tenant, "labels": label or None},
     }
     settings = settings_for(collection, **parts)
     llm = contextualizer(settings)

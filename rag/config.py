@@ -69,6 +69,18 @@ class ContextConfig(_Part):
 class IngestConfig(_Part):
     language: str | None = Field(None, description="of the collection, for words and their stems: german, none")
     deduplicate: bool = Field(False, description="leave out identical documents, hide near copies of chunks")
+    tenant: str | None = Field(None, description="whose the documents are; by default as in the run before")
+    labels: tuple[str, ...] | None = Field(None, description="who of the tenant's may see them; by default as before")
+    row_access: bool = Field(False, description="rows name their own `tenant` and `labels`; only of trusted sources")
+
+    @field_validator("tenant", "labels")
+    @classmethod
+    def _are_names(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """No control characters, as PostgreSQL takes no NUL. An empty label, `--label ''`, takes the labels away."""
+        for name in [value] if isinstance(value, str) else value or ():
+            if not name.isprintable():
+                raise ValueError("expected printable characters")
+        return tuple(label for label in value if label) if isinstance(value, tuple) else value
 
 
 class EmbedConfig(_Part):

@@ -29,6 +29,17 @@ def document_id(source: str) -> str:
 
 
 @dataclass(frozen=True)
+class Access:
+    """What a caller may see: documents of its tenant that carry no label, or one of its labels.
+
+    A document has one as well: its tenant and its labels.
+    """
+
+    tenant: str = ""
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DocumentRef:
     """A document that a source has listed and nobody has read yet: where to read it, or its `content`.
 
@@ -43,6 +54,9 @@ class DocumentRef:
     end: int | None = None
     meta: str = "{}"  # JSON object
     error: str = ""  # why it cannot be read, where the listing found out: goes to the ledger
+    tenant: str = ""  # whose it is
+    labels: str = "[]"  # JSON array: who of the tenant's may see it
+    own_access: bool = False  # a row: its own `tenant` and `labels` count
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Document:
     mime: str
     content: bytes
     meta: str = "{}"  # JSON object
+    access: Access = Access()
 
     @property
     def doc_id(self) -> str:
@@ -123,14 +138,6 @@ class Hit:
     @property
     def context(self) -> str:
         return f"{self.title}\n\n{self.text}" if self.title else self.text
-
-
-@dataclass(frozen=True)
-class Access:
-    """What a caller may see: documents of its tenant that carry no label, or one of its labels."""
-
-    tenant: str = ""
-    labels: tuple[str, ...] = ()
 
 
 class Message(TypedDict):

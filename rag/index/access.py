@@ -4,8 +4,8 @@
         ...
 
 The owner of the tables passes every policy, so the transaction takes the role `rag_reader`, and says by settings whose
-it is (migrations/0004-access.sql). Role and settings end with the transaction, however it ends: the next user of a pooled
-connection inherits nothing.
+it is (migrations/0004-access.sql). Role and settings end with the transaction, however it ends: the next user of a
+pooled connection inherits nothing.
 """
 
 from collections.abc import Iterator
@@ -54,12 +54,13 @@ def access_condition(access: Access | None, alias: str) -> Condition:
     """The same rule as an ordinary condition on `alias`: a second lock, and one that an index can serve."""
     if access is None:
         return sql.SQL("true"), {}
+    check_names(access.tenant, *access.labels)
     return sql.SQL("{0}.tenant = %(tenant)s and ({0}.labels = '{{}}' or {0}.labels && %(labels)s::text[])").format(
         sql.Identifier(alias)
     ), {"tenant": access.tenant, "labels": list(access.labels)}
 
 
-def protect(conn: psycopg.Connection[Any], table: sql.Identifier) -> None:
+def protect(conn: psycopg.Connection[Any], table: sql.Composable) -> None:
     """Closes a new table of chunks to readers, but for what they may see."""
     conn.execute(sql.SQL("select protect({}::regclass)").format(sql.Literal(table.as_string(conn))))
 

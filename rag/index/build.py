@@ -24,7 +24,7 @@ from rag.index.hnsw import update_hnsw
 from rag.index.job import JobResult, run_job
 from rag.index.ledger import Failure
 from rag.index.lexical import update_lexical
-from rag.index.listing import Changes, Listing, compare, list_sources, refuse_great_loss
+from rag.index.listing import Changes, Listing, compare, list_sources, refuse_great_loss, refuse_move
 from rag.index.prefix import MakeComplete, documents_lacking, generation_part
 from rag.index.store import Generation, Known, Store
 from rag.index.tokens import Analyzer
@@ -61,18 +61,20 @@ def ingest(
 ) -> IngestReport:
     """Brings a collection up to date with `sources`; with none, with the ones it was made from.
 
-    `prune` removes what a source no longer holds; a source that lost more than half asks for `force`.
+    `prune` removes what a source no longer holds; a source that lost more than half asks for `force`, and so does
+    moving documents to another tenant.
     `retry_failed` tries documents again that failed with the same bytes before, and chunks that have no prefix.
     `contextualize` makes the LLM of `context.llm`: rag.generate.complete.contextualizer(settings).
 
-    Raises SourceError, ConfigError, ModelError, DatabaseError, ResourceError, IndexMismatch; a single bad document
-    goes to the ledger instead.
+    Raises SourceError, ConfigError, ModelError, DatabaseError, ResourceError, IndexMismatch, NotAllowed; a single bad
+    document goes to the ledger instead.
     """
     started = time.monotonic()
     _check_context(settings, contextualize)
     store = Store(open_database(settings))
     try:
-        listing = list_sources(sources or _remembered(store, settings), settings)
+        before = ledger.origin_access(store, settings.collection)
+        listing = list_sources(sources or _remembered(store, settings), settings, before)
         fingerprint = find_fingerprint(settings.embed, settings.home)
         check_chunk_size(settings.chunk, settings.embed, fingerprint)
         if settings.ingest.language is not None:
@@ -82,12 +84,15 @@ def ingest(
             known = store.known_documents(generation)
             if prune and not force:
                 refuse_great_loss(listing, known.values())
-            run_id = ledger.start_run(store, generation, listing.origins)
+            tenants = {} if force else store.tenants(generation)
+            refuse_move(listing, tenants)
+            run_id = ledger.start_run(store, generation, listing.origins, listing.access)
             failed = {f.source: f for f in ledger.failures(store, generation)}
             deduplicate = settings.ingest.deduplicate
             if retry_failed and settings.context.llm:
                 known = _lacking_as_changed(store, generation, known)
-            changes = compare(listing, known, failed, prune, retry_failed, deduplicate)
+            changes = compare(listing, known, failed, prune, retry_failed, deduplicate, tenants)
+            store.set_access(generation, changes.relabelled)
             result = JobResult()
             if changes.new or changes.changed:
                 refs, llm = changes.new + changes.changed, contextualize if settings.context.llm else None
@@ -191,7 +196,8 @@ def _near_copies(store: Store, generation: Generation, changes: Changes, hide: b
         return hide_near_copies(store, generation)
     if generation.stats.get("deduplicated"):
         show_near_copies(store, generation)
-    if changes.new or changes.changed or changes.vanished or "near_copies" not in generation.stats:
+    has_changed = changes.new or changes.changed or changes.vanished or changes.relabelled
+    if has_changed or "near_copies" not in generation.stats:
         return count_near_copies(store, generation)
     return int(generation.stats["near_copies"])
 
@@ -212,7 +218,7 @@ def _counts(listing: Listing, changes: Changes, result: JobResult, removed: int)
     counts = {
         "seen": len(listing.documents),
         "new": sum(ref.source not in failed_late for ref in changes.new),
-        "changed": sum(ref.source not in failed_late for ref in changes.changed),
+        "changed": sum(ref.source not in failed_late for ref in changes.changed) + len(changes.relabelled),
         "unchanged": changes.num_unchanged,
         "removed": removed,
         "failed": len(changes.failures) + len(result.failures),

@@ -1,8 +1,9 @@
 """Near copies among the chunks of a generation: counted, and hidden from search on request. SQL alone.
 
 Two chunks are near copies when their texts are equal but for letter case, spaces, punctuation and digits: pages of
-two versions, repeated notices, tables of contents. The first one by source and place is kept, so that the choice
-does not depend on the order of writing, and it is made again after every run.
+two versions, repeated notices, tables of contents. The same callers must see both: a copy that somebody may not read
+hides nothing from them. The first one by source and place is kept, so that the choice does not depend on the order of
+writing, and it is made again after every run.
 """
 
 from typing import Any
@@ -16,7 +17,8 @@ MIN_LETTERS = 40  # shorter texts are equal by chance: "See also", "Parameters"
 
 _RANKED = """
     select chunk_id, row_number() over (
-        partition by regexp_replace(lower(text), '[^[:alpha:]]+', '', 'g') order by source, start_char, chunk_id
+        partition by tenant, labels, regexp_replace(lower(text), '[^[:alpha:]]+', '', 'g')
+        order by source, start_char, chunk_id
     ) > 1 and length(regexp_replace(text, '[^[:alpha:]]+', '', 'g')) >= {} as is_copy from {}
 """
 

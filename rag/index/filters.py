@@ -3,7 +3,7 @@
     source=file:///docs/a    the document, what is below it, or one section: `…/a.md#install`
     mime=text/html           the type
     tenant=acme  label=hr    of the document; what the caller may see is narrowed, never widened
-    lang=pt  author.name=Ana metadata, a dot leads into an object; `meta.source=…` where a name above is meant as metadata
+    lang=pt  author.name=Ana metadata, a dot leads into an object; `meta.source=…` for metadata with a name from above
 
 Values of one key are alternatives, keys add up.
 """
@@ -36,10 +36,10 @@ def document_condition(filter: Filter) -> Condition:
     parts: list[sql.Composable] = []
     params: dict[str, Any] = {}
     for number, (key, values) in enumerate(filter.clauses):
-        name = f"f{number}"
         template, bound = _CONDITIONS.get(key, _metadata)(key, values)
-        params |= {f"{name}_{part}": value for part, value in bound.items()}
-        parts.append(sql.SQL(template).format(**{part: sql.Placeholder(f"{name}_{part}") for part in bound}))
+        names = {part: f"f{number}_{part}" for part in bound}
+        params |= {names[part]: value for part, value in bound.items()}
+        parts.append(sql.SQL(template).format(**{part: sql.Placeholder(name) for part, name in names.items()}))
     return sql.SQL(" and ").join(parts) if parts else sql.SQL("true"), params
 
 
@@ -68,7 +68,7 @@ Clause = tuple[str, dict[str, Any]]  # a template, and what its placeholders sta
 
 def _source(_: str, values: tuple[str, ...]) -> Clause:
     documents = [value.partition("#")[0] for value in values]
-    _, below = _places([value for value in values if "#" not in value])
+    below = _places([value for value in values if "#" not in value])[1]
     return "(d.source = any({equal}::text[]) or d.source ^@ any({below}::text[]))", {"equal": documents, "below": below}
 
 
@@ -99,12 +99,11 @@ def _label(_: str, values: tuple[str, ...]) -> Clause:
 def _metadata(key: str, values: tuple[str, ...]) -> Clause:
     """A scalar equal to a value as JSON writes it, or a list that holds one. The key is tried whole, then as a path."""
     key = key.removeprefix(META)
-    equal = "(d.meta #>> {path}::text[]) = any({values}::text[])"
-    holds = (
-        "exists (select from jsonb_array_elements_text(case jsonb_typeof(d.meta #> {path}::text[]) when 'array'"
-        " then d.meta #> {path}::text[] else '[]' end) e(value) where e.value = any({values}::text[]))"
+    clause = (
+        "case jsonb_typeof(d.meta #> {path}::text[]) when 'array' then exists (select"
+        " from jsonb_array_elements_text(d.meta #> {path}::text[]) e(value) where e.value = any({values}::text[]))"
+        " else coalesce((d.meta #>> {path}::text[]) = any({values}::text[]), false) end"
     )
-    clause = f"{equal} or {holds}"
     bound: dict[str, Any] = {"path": [key], "values": list(values)}
     if "." in key:
         clause += " or " + clause.replace("{path}", "{nested}")

@@ -1,6 +1,6 @@
 """What each run did, which documents failed and why, and where a collection comes from. SQL; knows no Ray."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +12,7 @@ from rag.errors import DatabaseError
 from rag.index.database import connect
 from rag.index.store import Generation, Store, scalar
 from rag.ingest.sources import place_of_origin
-from rag.records import to_json
+from rag.records import Access, to_json
 
 INGEST_LOCK = 6  # advisory, with a collection's id
 
@@ -55,8 +55,12 @@ def only_one(store: Store, collection_id: int, collection: str) -> Iterator[None
         yield
 
 
-def start_run(store: Store, generation: Generation, origins: Sequence[str]) -> int:
-    """Remembers the origins; another commit of a repository takes the place of the one before."""
+def start_run(
+    store: Store, generation: Generation, origins: Sequence[str], access: Mapping[str, Access] | None = None
+) -> int:
+    """Remembers the origins, and by origin whose they are; another commit of a repository takes the place of the one
+    before."""
+    given = {origin: (access or {}).get(origin, Access()) for origin in origins}
     places = {place_of_origin(origin) for origin in origins}
     with store.pool.connection() as conn:
         known = conn.execute("select origin from origins where collection_id = %s", [generation.collection_id])
@@ -65,8 +69,9 @@ def start_run(store: Store, generation: Generation, origins: Sequence[str]) -> i
             "delete from origins where collection_id = %s and origin = any(%s)", [generation.collection_id, replaced]
         )
         conn.cursor().executemany(
-            "insert into origins (collection_id, origin) values (%s, %s) on conflict do nothing",
-            [(generation.collection_id, origin) for origin in origins],
+            "insert into origins (collection_id, origin, tenant, labels) values (%s, %s, %s, %s)"
+            " on conflict (collection_id, origin) do update set tenant = excluded.tenant, labels = excluded.labels",
+            [(generation.collection_id, origin, a.tenant, list(a.labels)) for origin, a in given.items()],
         )
         return int(
             scalar(
@@ -105,6 +110,17 @@ def origins(store: Store, collection: str) -> list[str]:
             [collection],
         )
         return [row[0] for row in rows]
+
+
+def origin_access(store: Store, collection: str) -> dict[str, Access]:
+    """What the documents of each place were given in its last run (`place_of_origin`)."""
+    with store.pool.connection() as conn:
+        rows = conn.execute(
+            "select o.origin, o.tenant, o.labels from origins o join collections c using (collection_id)"
+            " where c.name = %s",
+            [collection],
+        )
+        return {place_of_origin(origin): Access(tenant, tuple(labels)) for origin, tenant, labels in rows}
 
 
 def failures(store: Store, generation: Generation) -> list[Failure]:

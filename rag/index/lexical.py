@@ -196,11 +196,11 @@ class LexicalIndex:
         ids, documents, own = [], [], []
 
         def terms() -> Iterable[list[str]]:
-            for chunk_id, doc_id, tenant, labels, title, text in rows:
+            for chunk_id, doc_id, tenant, labels, title, prefix, text in rows:
                 ids.append(chunk_id)
                 documents.append(doc_id)
                 own.append(classes.setdefault((tenant, tuple(labels)), len(classes)))
-                yield self.analyzer.terms(f"{title}\n{text}")
+                yield self.analyzer.terms(f"{title}\n{prefix}\n{text}")
 
         postings = build_postings(terms())
         chunk_ids = np.frombuffer(bytes.fromhex("".join(ids)), np.uint8).reshape(-1, 16)
@@ -242,7 +242,7 @@ class LexicalIndex:
 
 
 _ARRAYS = ("chunk_ids", "documents", "classes", "by_id")
-_CHUNKS = sql.SQL("select chunk_id, doc_id, tenant, labels, title, text from {} where not is_duplicate and {}")
+_CHUNKS = sql.SQL("select chunk_id, doc_id, tenant, labels, title, prefix, text from {} where not is_duplicate and {}")
 
 
 def database_key(store: Store) -> str:

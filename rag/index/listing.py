@@ -3,17 +3,25 @@
 An unchanged collection ends here: a document that did not change costs one read and one hash.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
 from rag.config import Settings
-from rag.errors import ExtractionError, SourceError
+from rag.errors import ExtractionError, NotAllowed, SourceError
 from rag.index.ledger import Failure
 from rag.index.store import Known
-from rag.ingest.sources import canonical_source, is_within, list_documents, listed_root, read_document
-from rag.records import DocumentRef, document_id
+from rag.ingest.access import choose_access, with_access
+from rag.ingest.sources import (
+    canonical_source,
+    is_within,
+    list_documents,
+    listed_root,
+    place_of_origin,
+    read_document,
+)
+from rag.records import Access, DocumentRef, document_id
 
 READERS = 8  # threads; a local disk is fast with one, an object store needs many
 READ_AHEAD = 64  # documents whose bytes are in memory at once, at most
@@ -26,6 +34,7 @@ class Listing:
     origins: tuple[str, ...]  # canonical, one for each source named
     roots: tuple[str, ...]  # what bounds the documents of each
     documents: dict[str, DocumentRef]  # by source; what two origins list counts once
+    access: Mapping[str, Access] = field(default_factory=dict)  # what the documents of each origin get
 
     def lost(self, source: str) -> bool:
         """Whether one of the origins held `source` and does not any more."""
@@ -38,6 +47,7 @@ class Changes:
 
     new: list[DocumentRef] = field(default_factory=list)
     changed: list[DocumentRef] = field(default_factory=list)
+    relabelled: dict[str, Access] = field(default_factory=dict)  # by doc_id: the same text for other callers
     num_unchanged: int = 0
     num_bytes: int = 0  # of new and changed documents
     failures: list[Failure] = field(default_factory=list)
@@ -46,14 +56,19 @@ class Changes:
     num_skipped: int = 0  # of these, left out on request
 
 
-def list_sources(sources: Sequence[str], settings: Settings) -> Listing:
-    """Everything the sources hold. Raises SourceError for one that is not there, before anything is written."""
+def list_sources(sources: Sequence[str], settings: Settings, remembered: Mapping[str, Access] | None = None) -> Listing:
+    """Everything the sources hold. Raises SourceError for one that is not there, before anything is written.
+
+    `remembered` says what the documents of a place got in the run before (`rag.index.ledger.origin_access`).
+    """
     documents: dict[str, DocumentRef] = {}
+    access: dict[str, Access] = {}
     for source in sources:
+        origin = canonical_source(source)
+        access[origin] = choose_access(settings.ingest, (remembered or {}).get(place_of_origin(origin)))
         for ref in list_documents(source, settings):
-            documents.setdefault(ref.source, ref)
-    origins = dict.fromkeys(canonical_source(source) for source in sources)
-    return Listing(tuple(origins), tuple(listed_root(origin, settings) for origin in origins), documents)
+            documents.setdefault(ref.source, with_access(ref, access[origin], settings.ingest))
+    return Listing(tuple(access), tuple(listed_root(origin, settings) for origin in access), documents, access)
 
 
 def refuse_great_loss(listing: Listing, known: Iterable[Known]) -> None:
@@ -69,55 +84,93 @@ def refuse_great_loss(listing: Listing, known: Iterable[Known]) -> None:
             )
 
 
-def compare(
+def refuse_move(listing: Listing, tenants: Mapping[str, str]) -> None:
+    """Raises NotAllowed where documents belong to another tenant than the run says. `tenants` is by doc_id."""
+    refs = [ref for ref in listing.documents.values() if not ref.own_access]
+    moved = [ref for ref in refs if tenants.get(document_id(ref.source), ref.tenant) != ref.tenant]
+    if moved:
+        owner = tenants[document_id(moved[0].source)]
+        raise NotAllowed(
+            f"{len(moved)} documents belong to another tenant than {moved[0].tenant!r}: {moved[0].source} to {owner!r},"
+            " say; nothing was changed. --force moves them, another --collection holds both"
+        )
+
+
+def compare(  # noqa: PLR0913 - everything that bears on the decision
     listing: Listing,
     known: dict[str, Known],
     failed: dict[str, Failure],
     prune: bool = True,
     retry_failed: bool = False,
     deduplicate: bool = False,
+    tenants: Mapping[str, str] | None = None,
 ) -> Changes:
     """What there is to do. `known` is by doc_id, `failed` by source.
 
-    What failed before is not tried again with the same bytes, unless `retry_failed`.
+    What failed before is not tried again with the same bytes, unless `retry_failed`. A row that moves to another tenant
+    than in `tenants`, by doc_id, is a failure.
     """
     changes = Changes()
-    first_with: dict[str, str] = {}  # content hash -> source
-    for ref, content_hash, num_bytes, error in _hashed(listing.documents.values()):
-        if error:
+    first_with: dict[tuple[str, Access], str] = {}  # what the same callers see -> source
+    for ref, read in _read_all(listing.documents.values()):
+        doc_id = document_id(ref.source)
+        if error := read.error or _move(read.access, (tenants or {}).get(doc_id)):
             changes.failures.append(Failure(ref.source, error))
             continue
-        before = known.get(document_id(ref.source))
-        if first_with.setdefault(content_hash, ref.source) != ref.source:
+        before = known.get(doc_id)
+        if first_with.setdefault((read.content_hash, read.access), ref.source) != ref.source:
             changes.num_duplicates += 1
             if deduplicate:
                 changes.num_skipped += 1
-                changes.vanished += [document_id(ref.source)] if before else []
+                changes.vanished += [doc_id] if before else []
                 continue
-        earlier = failed.get(ref.source)
-        if before is not None and before.content_hash == content_hash:
-            changes.num_unchanged += 1
-        elif earlier is not None and earlier.content_hash == content_hash and not retry_failed:
-            changes.failures.append(earlier)
-        else:
-            (changes.new if before is None else changes.changed).append(ref)
-            changes.num_bytes += num_bytes
+        _sort(changes, ref, read, before, None if retry_failed else failed.get(ref.source))
     if prune:
         changes.vanished += sorted(doc_id for doc_id, d in known.items() if listing.lost(d.source))
     return changes
 
 
-def _hashed(refs: Iterable[DocumentRef]) -> Iterator[tuple[DocumentRef, str, int, str]]:
-    """(document, content hash, bytes, reason why it cannot be read), in the order of `refs`."""
+@dataclass(frozen=True)
+class _Read:
+    """What a look at a document says, or the reason why it cannot be read."""
+
+    content_hash: str = ""
+    num_bytes: int = 0
+    access: Access = Access()
+    error: str = ""
+
+
+def _sort(changes: Changes, ref: DocumentRef, read: _Read, before: Known | None, earlier: Failure | None) -> None:
+    if before is not None and before.content_hash == read.content_hash:
+        if before.access == read.access:
+            changes.num_unchanged += 1
+        else:
+            changes.relabelled[document_id(ref.source)] = read.access
+    elif earlier is not None and earlier.content_hash == read.content_hash:
+        changes.failures.append(earlier)
+    else:
+        (changes.new if before is None else changes.changed).append(ref)
+        changes.num_bytes += read.num_bytes
+
+
+def _move(access: Access, tenant: str | None) -> str:
+    """Why a row cannot have the tenant that it names; "" where it can."""
+    if tenant is None or tenant == access.tenant:
+        return ""
+    return f"belongs to tenant {tenant!r}, the row says {access.tenant!r}; --force moves it"
+
+
+def _read_all(refs: Iterable[DocumentRef]) -> Iterator[tuple[DocumentRef, _Read]]:
+    """In the order of `refs`."""
     pending = iter(refs)
     with ThreadPoolExecutor(READERS) as readers:
         while batch := list(islice(pending, READ_AHEAD)):
-            yield from zip(batch, *zip(*readers.map(_hash, batch), strict=True), strict=True)
+            yield from zip(batch, readers.map(_read, batch), strict=True)
 
 
-def _hash(ref: DocumentRef) -> tuple[str, int, str]:
+def _read(ref: DocumentRef) -> _Read:
     try:
         document = read_document(ref)
     except ExtractionError as error:
-        return "", 0, str(error)
-    return document.content_hash, len(document.content), ""
+        return _Read(error=str(error))
+    return _Read(document.content_hash, len(document.content), document.access)

@@ -21,7 +21,9 @@ from rag.records import Access
 
 FORGET_S = 60.0  # an old count makes a search slower or no worse: too few found along the graph are looked for again
 MAX_REMEMBERED = 10_000  # counts for one store
-STEPS_PER_READ = 8.0  # what a step along the graph costs, in chunks read through their document; benchmarks/filtered.py
+STEP_COST = 8.0  # of a step along the graph, in chunks read through their documents; benchmarks/filtered.py
+PATIENCE = 2  # times the steps that are to be expected
+COUNTED = 10  # times as many chunks as are worth scanning: counting all of a large collection takes too long
 MIN_SCANNED = 2_000  # chunks; below it the other way gains nothing
 
 
@@ -77,12 +79,18 @@ def along_graph(generation: Generation, restriction: Restriction) -> Chunks:
     return Chunks(sql.SQL("{} c").format(generation.table), sql.SQL(" and ").join(conditions), params)
 
 
-def worth_scanning(generation: Generation, num_wanted: int) -> int:
-    """As many chunks are read one by one in the time in which the graph finds `num_wanted` among them.
+def steps_worth_taking(store: Store, generation: Generation, restriction: Restriction, num_wanted: int) -> int:
+    """How far to follow the graph for `num_wanted` of the chunks that are left; 0 where scanning them is faster.
 
-    Of N chunks n are allowed: the graph takes num_wanted * N / n steps, the scan n reads.
+    Of N chunks n are allowed: the graph takes num_wanted * N / n steps where they lie everywhere, the scan n reads.
+    Where they lie far from the query it would take many more, to find chunks that are not the nearest.
     """
-    return max(MIN_SCANNED, int(math.sqrt(STEPS_PER_READ * num_wanted * generation.stats["hnsw_chunks"])))
+    num_chunks = generation.stats["hnsw_chunks"]
+    scanned = max(MIN_SCANNED, int(math.sqrt(STEP_COST * num_wanted * num_chunks)))
+    num_allowed = count_allowed(store, generation, restriction, COUNTED * scanned)
+    if num_allowed < scanned:
+        return 0
+    return max(num_wanted, int(PATIENCE * num_wanted * num_chunks / num_allowed))
 
 
 def count_allowed(store: Store, generation: Generation, restriction: Restriction, limit: int) -> int:

@@ -28,7 +28,7 @@ from rag.index.store import Generation, IndexedDocument, Store
 from rag.ingest.chunks import ChunkTools, chunk_section
 from rag.ingest.extract import extract
 from rag.ingest.sources import read_document
-from rag.records import Chunk, DocumentRef, Section
+from rag.records import Access, Chunk, DocumentRef, Section, to_json
 
 
 def prepare(row: dict[str, Any], config: ChunkConfig, tools: Callable[[], ChunkTools] = ChunkTools) -> dict[str, Any]:
@@ -39,12 +39,14 @@ def prepare(row: dict[str, Any], config: ChunkConfig, tools: Callable[[], ChunkT
     started = time.perf_counter()
     ref = DocumentRef(**row)
     out: dict[str, Any] = {"source": ref.source, "mime": ref.mime, "content_hash": "", "meta": ref.meta}
+    out |= {"tenant": ref.tenant, "labels": ref.labels}
     sections: list[Section] = []
     chunks: list[Chunk] = []
     error = ""
     try:
         document = read_document(ref)
         out |= {"content_hash": document.content_hash, "meta": document.meta}
+        out |= {"tenant": document.access.tenant, "labels": to_json(document.access.labels)}
         sections = extract(document)
         if not needs_embedder(config):
             chunks = [chunk for section in sections for chunk in chunk_section(section, config, tools())]
@@ -166,6 +168,7 @@ def _indexed(row: dict[str, Any], dim: int) -> IndexedDocument:
         chunks=tuple(chunks_of(row["chunks"])),
         embeddings=np.frombuffer(row["embeddings"], np.float32).reshape(-1, dim),
         seconds=row["seconds"],
+        access=Access(row["tenant"], tuple(json.loads(row["labels"]))),
     )
 
 

@@ -1,7 +1,7 @@
 """The SQL of collections, documents and chunks. Rows in, records out; knows no Ray and no model."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from psycopg import sql
 
 from rag.errors import DatabaseError
 from rag.index.database import Pool, connect, open_pool
-from rag.records import Chunk, Section, document_id, to_json
+from rag.records import Access, Chunk, Section, document_id, to_json
 
 DEFAULT_LANGUAGE = "english"  # of a collection that was not told another
 WRITER_LOCK = 4  # advisory, with a generation's id: shared by who writes to it, exclusive for who drops it
@@ -57,6 +57,7 @@ class IndexedDocument:
     chunks: tuple[Chunk, ...]
     embeddings: np.ndarray
     seconds: float = 0.0  # spent on reading and extracting it
+    access: Access = Access()
 
     @property
     def doc_id(self) -> str:
@@ -70,6 +71,7 @@ class Known:
     source: str
     content_hash: str
     num_chunks: int
+    access: Access = Access()
 
 
 class Store:
@@ -130,11 +132,20 @@ class Store:
         """doc_id -> what this generation holds of it."""
         with self.pool.connection() as conn:
             rows = conn.execute(
-                "select m.doc_id, d.source, m.content_hash, m.num_chunks from generation_documents m"
-                " join documents d on d.collection_id = %s and d.doc_id = m.doc_id where m.generation_id = %s",
+                "select m.doc_id, d.source, m.content_hash, m.num_chunks, d.tenant, d.labels"
+                " from generation_documents m join documents d on d.collection_id = %s and d.doc_id = m.doc_id"
+                " where m.generation_id = %s",
                 [generation.collection_id, generation.generation_id],
             )
-            return {row[0]: Known(*row[1:]) for row in rows}
+            return {row[0]: Known(row[1], row[2], row[3], Access(row[4], tuple(row[5]))) for row in rows}
+
+    def tenants(self, generation: Generation) -> dict[str, str]:
+        """doc_id -> whose it is, for every document of the collection, in this generation or not."""
+        with self.pool.connection() as conn:
+            rows = conn.execute(
+                "select doc_id, tenant from documents where collection_id = %s", [generation.collection_id]
+            )
+            return {row[0]: row[1] for row in rows}
 
     def write_documents(self, generation: Generation, documents: Sequence[IndexedDocument]) -> int:
         """Puts whole documents in, replaces what changed, in one transaction; returns the chunks written.
@@ -144,14 +155,26 @@ class Store:
         if not documents:
             return 0
         with self.pool.connection() as conn, conn.transaction():
+            changed = _with_other_access(conn, generation, {d.doc_id: d.access for d in documents})
             _write_documents_and_sections(conn, generation, documents)
             num_chunks = _write_chunks(conn, generation, documents)
+            _give_chunks_access(conn, generation, changed)
             _write_manifest(conn, generation, documents)
             conn.execute(
                 "delete from failures where generation_id = %s and source = any(%s)",
                 [generation.generation_id, [d.source for d in documents]],
             )
             return num_chunks
+
+    def set_access(self, generation: Generation, access: Mapping[str, Access]) -> None:
+        """Gives documents another tenant or labels, by doc_id, in one transaction; embeds nothing."""
+        with self.pool.connection() as conn, conn.transaction():
+            conn.cursor().executemany(
+                "update documents set tenant = %s, labels = %s, updated_at = now()"
+                " where collection_id = %s and doc_id = %s",
+                [(a.tenant, list(a.labels), generation.collection_id, doc_id) for doc_id, a in sorted(access.items())],
+            )
+            _give_chunks_access(conn, generation, list(access))
 
     def remove_documents(self, generation: Generation, doc_ids: Sequence[str]) -> int:
         """Takes documents out of every generation of the collection, in one transaction."""
@@ -181,11 +204,15 @@ def _write_documents_and_sections(
     ordered = sorted(documents, key=lambda d: d.doc_id)  # a stable lock order: no deadlocks
     with conn.cursor() as cur:
         cur.executemany(
-            "insert into documents (collection_id, doc_id, source, mime, content_hash, meta)"
-            " values (%s, %s, %s, %s, %s, %s) on conflict (collection_id, doc_id) do update set"
+            "insert into documents (collection_id, doc_id, source, mime, content_hash, meta, tenant, labels)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict (collection_id, doc_id) do update set"
             " mime = excluded.mime, content_hash = excluded.content_hash,"
-            " meta = excluded.meta, updated_at = now()",
-            [(collection_id, d.doc_id, d.source, d.mime, d.content_hash, d.meta) for d in ordered],
+            " meta = excluded.meta, tenant = excluded.tenant, labels = excluded.labels, updated_at = now()",
+            [
+                (collection_id, d.doc_id, d.source, d.mime, d.content_hash, d.meta)
+                + (d.access.tenant, list(d.access.labels))
+                for d in ordered
+            ],
         )
     conn.execute(
         "delete from sections where collection_id = %s and doc_id = any(%s)",
@@ -202,16 +229,17 @@ def _write_documents_and_sections(
 def _write_chunks(conn: psycopg.Connection[Any], generation: Generation, documents: Sequence[IndexedDocument]) -> int:
     conn.execute(
         "create temporary table staged (chunk_id text, doc_id text, section_id text, source text, title text,"
-        " text text, start_char int4, end_char int4, embedding vector, prefix text) on commit drop"
+        " text text, start_char int4, end_char int4, embedding vector, prefix text, tenant text, labels text[])"
+        " on commit drop"
     )
     num_chunks = 0
     with conn.cursor().copy("copy staged from stdin (format binary)") as rows:
-        rows.set_types([*["text"] * 6, "int4", "int4", "vector", "text"])
+        rows.set_types([*["text"] * 6, "int4", "int4", "vector", "text", "text", "text[]"])
         for d in documents:
             for c, embedding in zip(d.chunks, d.embeddings, strict=True):
                 rows.write_row(
                     (c.chunk_id, d.doc_id, c.section_id, c.source, c.title, c.text)
-                    + (c.start_char, c.end_char, embedding, c.prefix)
+                    + (c.start_char, c.end_char, embedding, c.prefix, d.access.tenant, list(d.access.labels))
                 )
                 num_chunks += 1
     doc_ids = [d.doc_id for d in documents]
@@ -225,12 +253,36 @@ def _write_chunks(conn: psycopg.Connection[Any], generation: Generation, documen
     conn.execute(
         sql.SQL(
             "insert into {} (generation_id, chunk_id, doc_id, section_id, source, title, text, start_char, end_char,"
-            " embedding, prefix) select distinct on (chunk_id) %s, staged.* from staged order by chunk_id"
+            " embedding, prefix, tenant, labels)"
+            " select distinct on (chunk_id) %s, staged.* from staged order by chunk_id"
             " on conflict (generation_id, chunk_id) do nothing"  # equal id, equal row
         ).format(generation.table),
         [generation.generation_id],
     )
     return num_chunks
+
+
+def _with_other_access(
+    conn: psycopg.Connection[Any], generation: Generation, access: Mapping[str, Access]
+) -> list[str]:
+    """Those of the documents that are stored with another tenant or labels."""
+    rows = conn.execute(
+        "select doc_id, tenant, labels from documents where collection_id = %s and doc_id = any(%s)",
+        [generation.collection_id, list(access)],
+    )
+    return [doc_id for doc_id, tenant, labels in rows if access[doc_id] != Access(tenant, tuple(labels))]
+
+
+def _give_chunks_access(conn: psycopg.Connection[Any], generation: Generation, doc_ids: Sequence[str]) -> None:
+    """The tenant and labels of their documents, in every generation: a rollback must not open what was closed since."""
+    if doc_ids:
+        conn.execute(
+            "update chunks c set tenant = d.tenant, labels = d.labels from documents d"
+            " where c.generation_id in (select generation_id from generations where collection_id = %s)"
+            " and d.collection_id = %s and d.doc_id = any(%s) and c.doc_id = d.doc_id"
+            " and (c.tenant, c.labels) is distinct from (d.tenant, d.labels)",
+            [generation.collection_id, generation.collection_id, list(doc_ids)],
+        )
 
 
 def _write_manifest(
@@ -249,7 +301,7 @@ def _write_manifest(
         )
 
 
-def scalar(conn: psycopg.Connection[Any], statement: Any, params: Sequence[Any] | None = None) -> Any:
+def scalar(conn: psycopg.Connection[Any], statement: Any, params: Any = None) -> Any:
     row = conn.execute(statement, params).fetchone()
     if row is None:
         raise DatabaseError(f"expected one row from {statement!r}, found none")

@@ -4,6 +4,7 @@ What a caller may see and a filter asks for is in rag.index.restricted.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ from rag.index.restricted import (
     Chunks,
     Restriction,
     along_graph,
-    count_allowed,
     every_chunk,
+    steps_worth_taking,
     through_documents,
-    worth_scanning,
 )
 from rag.index.store import Generation, Store
 from rag.records import Access
@@ -53,16 +53,15 @@ def nearest(  # noqa: PLR0913 - what is searched, how, and for whom
     the operator, who sees everything. Raises ConfigError for a tenant or label that no document can have.
     """
     restriction = Restriction(filter, access)
-    by_graph = not exact and "vectors" in generation.stats
-    if restriction and by_graph:
-        limit = worth_scanning(generation, k * OVERFETCH)
-        by_graph = count_allowed(store, generation, restriction, limit) >= limit
+    num_wanted, max_steps = k * OVERFETCH, 0
+    if restriction and not exact and "vectors" in generation.stats:
+        max_steps = steps_worth_taking(store, generation, restriction, num_wanted)
     with store.pool.connection() as conn, reading_as(conn, access):
         if not restriction:
             return _nearest(conn, generation, query, k, ef_search, exact)
-        if by_graph:
-            chunks, num_wanted = along_graph(generation, restriction), k * OVERFETCH
-            rows = _by_graph(conn, generation, chunks, query, num_wanted, ef_search)
+        if max_steps:
+            graph = Graph(generation, max(2 * ef_search, num_wanted), max_steps)
+            rows = _by_graph(conn, graph, along_graph(generation, restriction), query, num_wanted)
             if len(rows) >= num_wanted:
                 return _ranked(rows, k)
         # Few chunks, or the graph gave up on its way to chunks that are all far from the query.
@@ -76,24 +75,32 @@ def _nearest(
     chunks = every_chunk(generation)
     if exact or "vectors" not in generation.stats:
         return _ranked(_by_scan(conn, chunks, query, k), k)
-    return _ranked(_by_graph(conn, generation, chunks, query, k, ef_search), k)
+    return _ranked(_by_graph(conn, Graph(generation, max(ef_search, k)), chunks, query, k), k)
 
 
 def _by_scan(conn: psycopg.Connection[Any], chunks: Chunks, query: np.ndarray, k: int) -> list[Any]:
     return _read(conn, chunks, sql.SQL("c.embedding <#> %(query)s"), query, k)
 
 
-def _by_graph(  # noqa: PLR0913 - a scan and its parameters
-    conn: psycopg.Connection[Any], generation: Generation, chunks: Chunks, query: np.ndarray, k: int, ef_search: int
+@dataclass(frozen=True)
+class Graph:
+    """How far the index is followed. `ef_search` below the number of rows wanted would give fewer."""
+
+    generation: Generation
+    ef_search: int
+    max_steps: int = 20_000  # pgvector's default; near copies alone are passed over without a restriction
+
+
+def _by_graph(
+    conn: psycopg.Connection[Any], graph: Graph, chunks: Chunks, query: np.ndarray, num_wanted: int
 ) -> list[Any]:
     """Candidates by the type that the index was built over."""
     distance = sql.SQL("c.embedding::{0}({1}) <#> %(query)s::{0}({1})").format(
-        sql.SQL(generation.stats["vectors"]), sql.Literal(generation.dim)
+        sql.SQL(graph.generation.stats["vectors"]), sql.Literal(graph.generation.dim)
     )
-    ef_search = min(MAX_EF_SEARCH, max(ef_search, k))  # below k it would return fewer than k hits
     with conn.transaction():
-        conn.execute(_BY_GRAPH, [str(ef_search), "20000"])
-        return _read(conn, chunks, distance, query, k)
+        conn.execute(_BY_GRAPH, [str(min(MAX_EF_SEARCH, graph.ef_search)), str(graph.max_steps)])
+        return _read(conn, chunks, distance, query, num_wanted)
 
 
 def _read(

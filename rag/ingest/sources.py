@@ -19,6 +19,7 @@ from typing import Literal
 
 from rag.config import Settings
 from rag.errors import ExtractionError
+from rag.ingest.access import access_of
 from rag.ingest.files import local_path, read_file
 from rag.ingest.folder import list_path
 from rag.ingest.git import list_repository
@@ -121,7 +122,7 @@ def read_document(ref: DocumentRef) -> Document:
     else:
         content = read_file(ref.path, ref.start, ref.end)
     meta = read_row(content, ref.source) if ref.mime == ROW else ref.meta
-    return Document(ref.source, ref.mime, content, meta)
+    return Document(ref.source, ref.mime, content, meta, access_of(ref, meta))
 
 
 def _site_cache(url: str, settings: Settings) -> Path:
