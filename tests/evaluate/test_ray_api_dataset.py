@@ -12,7 +12,7 @@ from rag.ingest.extract import extract
 from rag.ingest.sources import list_documents, read_document
 
 FOLDER = Path(__file__).parents[2] / "datasets" / "ray-api"
-SALT = "ray-api/13"
+SALT = "ray-api/12"
 Qrels = dict[str, dict[str, int]]
 
 
