@@ -102,7 +102,8 @@ def _remarks(corpus: "Corpus") -> list[str]:
     if corpus.failed:
         remarks.append(f"{corpus.failed} not ingested; `rag status --failures -c {corpus.collection}` tells why")
     if corpus.missing:
-        remarks.append(f"{corpus.missing} relevant sections are not in the collection and count as not found")
+        verbs = ("section is", "counts") if corpus.missing == 1 else ("sections are", "count")
+        remarks.append(f"{corpus.missing} relevant {verbs[0]} not in the collection and {verbs[1]} as not found")
     return remarks
 
 

@@ -93,7 +93,7 @@ def sign_flip_p(differences: npt.ArrayLike, num_resamples: int = NUM_RESAMPLES, 
     table = _checked(differences)
     observed = np.abs(table.sum(axis=0))
     enough = observed - 1e-9 * np.abs(table).sum(axis=0)  # equal sums that were added in another order
-    is_exact = 2.0 ** len(table) <= num_resamples
+    is_exact = len(table) < num_resamples.bit_length()  # 2 ** len(table) <= num_resamples
     signs = _all_signs(len(table)) if is_exact else _random_signs(len(table), num_resamples, seed)
     num_patterns, as_far = 0, np.zeros(table.shape[1])
     for block in signs:
