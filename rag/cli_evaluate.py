@@ -55,13 +55,15 @@ def retrieval(
     """
     from rag.evaluate.corpus import prepare_corpus
     from rag.evaluate.dataset import load_dataset
-    from rag.evaluate.retrieval import Plan, report_json
+    from rag.evaluate.retrieval import Plan, parse_mode, report_json
     from rag.evaluate.retrieval import evaluate as run
     from rag.evaluate.trec import check_folder, run_path, write_run
     from rag.search.retrieve import open_retriever
 
     settings = settings_for(collection)
     modes = _modes(mode or settings.search.mode)
+    for name in modes:
+        parse_mode(name, rerank)
     paths = {name: run_path(run_file, name, len(modes)) for name in modes} if run_file else {}
     labelled = load_dataset(dataset, split)
     for path in paths.values():

@@ -1,19 +1,16 @@
 """`rag evaluate retrieval` as a user runs it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from command import rag
+from toy_dataset import make_dataset
 
 from rag.cli_evaluate import table
 from rag.evaluate.corpus import Corpus
 from rag.evaluate.retrieval import Comparison, Report, RunReport
 from rag.evaluate.statistics import Difference, Interval
-
-sys.path.append(str(Path(__file__).parent / "evaluate"))
-from toy_dataset import make_dataset  # noqa: E402
 
 MEANS = {name: Interval(0.382, 0.351, 0.413) for name in ("nDCG@10", "R@1", "retrieval_score")}
 RUN = RunReport(MEANS, {}, {"embed": (7.3, 12.04), "semantic": (8, 9), "search": (None, None)}, {})
@@ -48,6 +45,8 @@ def test_it_ingests_measures_and_writes_a_run(home: Path, database_url: str, tmp
         (["--dataset", "TOY", "--split", "dev"], 1, "expected qrels/dev.tsv, found test; choose one with --split"),
         (["--dataset", "TOY", "--mode", "semantic,"], 2, "--mode: expected names separated by commas, each once"),
         (["--dataset", "TOY", "--mode", "semantic,semantic"], 2, "each once, found 'semantic,semantic'"),
+        (["--dataset", "TOY", "--mode", "psychic"], 2, "--mode: expected semantic, found 'psychic'"),
+        (["--dataset", "TOY", "--rerank", "x"], 2, "found 'semantic' with --rerank x"),
         (["--dataset", "TOY", "--run-file", "/no/such/run"], 2, "found no folder /no/such; choose another"),
     ],
 )

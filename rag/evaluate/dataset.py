@@ -8,6 +8,7 @@ qrels/SPLIT.tsv     query-id, corpus-id, score; a header line
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Dataset:
 
 def load_dataset(folder: Path, split: str) -> Dataset:
     """Reads one split. Raises SourceError with what was expected, what was found and what to do."""
-    folder = folder.expanduser().absolute()
+    folder = Path(os.path.abspath(folder.expanduser()))
     if not folder.is_dir():
         raise SourceError(f"{folder}: {LAYOUT}, found no folder; check the path")
     qrels = _read_qrels(_existing_qrels(folder, split))
@@ -146,4 +147,4 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"{path}: expected a text file in UTF-8, cannot be read: {reason}") from None
+        raise SourceError(f"{path}: expected a text file in UTF-8, cannot be read: {reason}; check the file") from None

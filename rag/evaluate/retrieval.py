@@ -4,8 +4,9 @@ Judgements are on sections and a search finds chunks: a section ranks where its 
 `Retriever.search`, with `+NAME` behind it where a reranker orders its hits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -19,6 +20,7 @@ from rag.index.generations import live_generation
 from rag.progress import Progress
 from rag.search.retrieve import Retriever, SearchResult
 
+MODES = ("semantic",)  # of Retriever.search
 TOTAL = "search"  # the whole of a search, in SearchResult.timings_ms
 MARGIN = 1.5  # chunks asked for a section wanted, beyond the collection's mean; too few are asked for again
 
@@ -96,10 +98,11 @@ def retrieve(retriever: Retriever, dataset: Dataset, collection: str, mode: str,
     num_chunks = max(plan.prompt_k, int(plan.k * per_section * MARGIN))
     found: dict[str, Retrieved] = {}
     with Progress(f"search {mode}", len(dataset.queries), "queries") as progress:
-        for number, (query_id, query) in enumerate(dataset.queries.items()):
-            if number == 0:
-                search(retriever, query, collection, num_chunks, mode, plan.rerank)
-            found[query_id] = _retrieve(retriever, query, collection, mode, (dataset, plan, num_chunks))
+        for query_id, query in dataset.queries.items():
+            find = partial(search, retriever, query, collection, mode=mode, rerank=plan.rerank)
+            if not found:
+                find(k=num_chunks)
+            found[query_id] = _retrieve(find, dataset, plan, num_chunks)
             progress.update(1)
     return found
 
@@ -107,15 +110,18 @@ def retrieve(retriever: Retriever, dataset: Dataset, collection: str, mode: str,
 def search(
     retriever: Retriever, query: str, collection: str, k: int, mode: str, rerank: str | None = None
 ) -> SearchResult:
-    """One search in the mode `semantic`, `hybrid+NAME`, …. The one place that knows the retriever's interface.
-
-    Until it has modes and rerankers there is only the first.
-    """
-    name, _, reranker = mode.partition("+")
-    reranker = reranker or rerank or ""
-    if name != "semantic" or reranker:
-        raise ConfigError(f"mode: expected semantic, found {mode!r}; it is the only one yet, and nothing reranks")
+    """One search in the mode `semantic`, `hybrid+NAME`, …. The one place that calls the retriever."""
+    parse_mode(mode, rerank)  # a retriever that has modes and rerankers is given the two
     return retriever.search(query, collection, k)
+
+
+def parse_mode(mode: str, rerank: str | None = None) -> tuple[str, str | None]:
+    """(mode of the retriever, its reranker). Raises ConfigError for one that it does not have."""
+    name, _, reranker = mode.partition("+")
+    if name not in MODES or reranker or rerank:
+        found = f"{mode!r}" + (f" with --rerank {rerank}" if rerank else "")
+        raise ConfigError(f"--mode: expected {', '.join(MODES)}, found {found}; no other is there yet")
+    return name, reranker or rerank
 
 
 def fold(result: SearchResult, dataset: Dataset, k: int) -> dict[str, float]:
@@ -148,13 +154,10 @@ def report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _retrieve(
-    retriever: Retriever, query: str, collection: str, mode: str, wanted: tuple[Dataset, Plan, int]
-) -> Retrieved:
+def _retrieve(find: Callable[..., SearchResult], dataset: Dataset, plan: Plan, num_chunks: int) -> Retrieved:
     """Asks for twice the chunks until there are enough sections, or no more chunks."""
-    dataset, plan, num_chunks = wanted
     while True:
-        result = search(retriever, query, collection, num_chunks, mode, plan.rerank)
+        result = find(k=num_chunks)
         ranking = fold(result, dataset, plan.k)
         if len(ranking) >= plan.k or len(result.hits) < num_chunks:
             break
@@ -186,7 +189,11 @@ def _table(per_query: PerQuery) -> np.ndarray:
 def _stages(timings: Sequence[Mapping[str, float]]) -> dict[str, tuple[float | None, float | None]]:
     stages = dict.fromkeys(name for times in timings for name in times)
     values = {name: [times[name] for times in timings if name in times] for name in [*stages, TOTAL]}
-    return {name: (percentile(values[name], 50), percentile(values[name], 95)) for name in values}
+    return {name: (_rounded(percentile(found, 50)), _rounded(percentile(found, 95))) for name, found in values.items()}
+
+
+def _rounded(ms: float | None) -> float | None:
+    return None if ms is None else round(ms, 2)
 
 
 def _run_json(run: RunReport) -> dict[str, Any]:

@@ -32,6 +32,11 @@ def test_queries_and_judgements_of_a_split_are_read_in_the_order_of_the_judgemen
     assert (dataset.name, dataset.split, dataset.source) == ("toy", "test", "")
 
 
+def test_a_folder_can_be_named_from_within(tmp_path: Path) -> None:
+    folder = make(tmp_path / "toy")
+    assert load_dataset(folder / "qrels" / "..", "test").name == "toy"
+
+
 def test_a_section_is_named_by_the_id_of_its_row(tmp_path: Path) -> None:
     dataset = load_dataset(make(tmp_path), "test")
     assert dataset.section_id("file:///x/corpus.jsonl?id=d%202") == "d 2"
