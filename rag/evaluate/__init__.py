@@ -1,0 +1,1 @@
+"""Labelled questions to measures with intervals."""
