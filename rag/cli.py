@@ -14,6 +14,7 @@ from rich.markup import escape
 from rag import __version__
 from rag.cli_db import db
 from rag.cli_index import generation_json, index, print_generation
+from rag.cli_train import train
 from rag.errors import ConfigError, RagError
 from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
@@ -21,6 +22,7 @@ from rag.terminal import AsJson, Collection, open_store, out, print_json, settin
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(db, name="db")
 app.add_typer(index, name="index")
+app.add_typer(train, name="train")
 
 LLMName = Annotated[
     str | None, typer.Option("--llm", help="A model's name, a .gguf file, or `extractive` for quotes only.")
