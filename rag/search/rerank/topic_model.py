@@ -8,7 +8,6 @@ JSON and plain arrays; loading checks every shape and runs nothing. Importing th
 import hashlib
 import json
 import re
-import threading
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
