@@ -55,7 +55,7 @@ def topics(
     if as_json:
         print_json({"folder": str(to), "threshold": threshold, **report})
         return
-    _print(report, to)
+    print_report(report, to)
 
 
 def _path_rule(prefix: str, segment: int, merge: list[str]) -> "TopicRule":
@@ -77,7 +77,7 @@ def _table(collection: str | None, metadata: str | None, clusters: int | None, s
         return topics_by_cluster(store, settings.collection, clusters or 0, seed)
 
 
-def _print(report: dict[str, Any], folder: Path) -> None:
+def print_report(report: dict[str, Any], folder: Path) -> None:
     baseline = report["baseline"]
     left_out = f", {report['left_out']} left out" if report["left_out"] else ""
     out.print(f"{report['questions']} questions{left_out}, {len(report['topics'])} topics; on questions not seen:")

@@ -11,7 +11,7 @@ from rag.index.generations import live_generation
 from rag.index.store import Store
 from rag.search.rerank.topic_rule import TableRule
 
-MAX_SAMPLE = 4096  # sections in a batch of k-means
+STARTS = 5  # of k-means; the best of them counts
 
 
 def topics_by_metadata(store: Store, collection: str, key: str) -> TableRule:
@@ -47,10 +47,10 @@ def topics_by_cluster(store: Store, collection: str, num_clusters: int, seed: in
 
 def cluster(sources: list[str], embeddings: np.ndarray, num_clusters: int, seed: int) -> dict[str, str]:
     """source -> cluster-1 (the largest) to cluster-n. `embeddings` is (sources, dim)."""
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans
     from sklearn.preprocessing import normalize
 
-    means = MiniBatchKMeans(num_clusters, random_state=seed, n_init=3, batch_size=MAX_SAMPLE)
+    means = KMeans(num_clusters, random_state=seed, n_init=STARTS)
     found = means.fit_predict(normalize(embeddings.astype(np.float32)))
     order = np.argsort(-np.bincount(found, minlength=num_clusters), kind="stable").tolist()
     return {source: f"cluster-{order.index(int(which)) + 1}" for source, which in zip(sources, found, strict=True)}

@@ -12,8 +12,8 @@ from rag.index.encoder import quiet
 from rag.records import Hit
 from rag.search.rerank.cross_encoder import CrossEncoderReranker, load_cross_encoder
 
-WORDS = "what do penguins seals eat krill fish squid under the ice in antarctic stations founded deep live".split()
 QUERY = "what do penguins eat"
+WORDS = [*QUERY.split(), "seals", "krill", "fish", "squid", "live", "under", "the", "ice", "in", "antarctic", "deep"]
 TEXTS = [
     "penguins eat krill, fish and squid",
     "",

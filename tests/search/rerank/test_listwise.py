@@ -49,7 +49,9 @@ def test_windows_go_from_the_end_to_the_start_and_overlap() -> None:
 
 
 @given(st.integers(2, 80), st.integers(2, 20), st.data())
-def test_windows_overlap_hold_at_most_their_size_and_leave_nothing_out(n: int, window: int, data: st.DataObject) -> None:
+def test_windows_overlap_hold_at_most_their_size_and_leave_nothing_out(
+    n: int, window: int, data: st.DataObject
+) -> None:
     found = windows(n, window, data.draw(st.integers(1, window)))
     assert found[0][1] == n and found[-1][0] == 0
     assert all(0 < end - start <= window for start, end in found)
