@@ -15,6 +15,7 @@ from rag import __version__
 from rag.cli_db import db
 from rag.cli_evaluate import evaluate
 from rag.cli_index import generation_json, index, print_generation
+from rag.cli_train import train
 from rag.errors import ConfigError, RagError
 from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.add_typer(db, name="db")
 app.add_typer(index, name="index")
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(train, name="train")
 
 LLMName = Annotated[
     str | None, typer.Option("--llm", help="A model's name, a .gguf file, or `extractive` for quotes only.")

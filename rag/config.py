@@ -110,6 +110,15 @@ class SearchConfig(_Part):
     ef_search: int = Field(100, ge=1, le=1000, description="HNSW candidates; more is slower and more exact")
 
 
+class RerankConfig(_Part):
+    """Measure before switching on: `rag evaluate retrieval --rerank`."""
+
+    name: str = Field("none", description="none, topics:FOLDER, cross-encoder:NAME or llm")
+    k: int = Field(50, ge=1, le=1000, description="hits of the search that are put in order")
+    threshold: float | None = Field(None, ge=0, le=1, description="topics: probability needed; the model's own")
+    precision: str = Field("auto", pattern="^(auto|fp32|bf16|fp16)$", description="cross-encoder: auto measures")
+
+
 class WebConfig(_Part):
     """How `rag ingest https://…` crawls a site."""
 
@@ -176,6 +185,7 @@ class Settings(BaseSettings):
     embed: EmbedConfig = EmbedConfig()
     index: IndexConfig = IndexConfig()
     search: SearchConfig = SearchConfig()
+    rerank: RerankConfig = RerankConfig()
     web: WebConfig = WebConfig()
     llm: LLMConfig = LLMConfig()
     ray: RayConfig = RayConfig()

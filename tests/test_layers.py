@@ -14,7 +14,7 @@ LAYERS = [
     {"generate"},
     {"evaluate"},
     {"train", "serve"},
-    {"demo", "cli", "cli_db", "cli_evaluate", "cli_index", "terminal"},
+    {"demo", "cli", "cli_db", "cli_evaluate", "cli_index", "cli_train", "terminal"},
 ]
 RAY_LIVES_IN = {"index/cluster.py", "index/job.py", "evaluate/experiment.py"}
 

@@ -77,7 +77,7 @@ def _load_bert(folder: Path, device: str) -> Encoder | None:
 
 
 def _load_with_sentence_transformers(folder: Path, device: str) -> Encoder:
-    with _quiet():
+    with quiet():
         from sentence_transformers import SentenceTransformer
 
         model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
@@ -117,7 +117,7 @@ def _first(tokens: "Tensor", mask: "Tensor") -> "Tensor":
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Loading draws progress bars and logs advice for people who train; nobody here asked for either."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging as transformers_logging

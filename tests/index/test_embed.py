@@ -62,7 +62,7 @@ def copy_of(folder: Path, to: Path) -> Path:
 def sentence_transformers_encode(folder: Path, texts: list[str]) -> np.ndarray:
     from sentence_transformers import SentenceTransformer
 
-    with encoder_module._quiet():
+    with encoder_module.quiet():
         model = SentenceTransformer(str(folder), device="cpu")
         return model.encode(texts, normalize_embeddings=True)
 
