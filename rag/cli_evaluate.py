@@ -10,9 +10,11 @@ from rag.errors import ConfigError
 from rag.terminal import AsJson, out, print_json, settings_for
 
 if TYPE_CHECKING:
+    from rag.config import Settings
     from rag.evaluate.corpus import Corpus
     from rag.evaluate.retrieval import Comparison, Report, RunReport
     from rag.evaluate.statistics import Interval
+    from rag.search.rerank import Reranker
 
 WIDTH, LABEL = 100, 22  # columns of a terminal that a table may fill; those of what a row is
 MAIN = "nDCG@10"  # the metric by which modes are compared on a terminal; the JSON has all
@@ -71,7 +73,8 @@ def retrieval(
     corpus = prepare_corpus(labelled, settings, collection)
     retriever = open_retriever(settings)
     try:
-        report = run(retriever, labelled, corpus.collection, modes, Plan(k, settings.llm.k, rerank))
+        plan = Plan(k, settings.llm.k, rerank, lambda name: _reranker(settings, name))
+        report = run(retriever, labelled, corpus.collection, modes, plan)
     finally:
         retriever.store.close()
     for name, path in paths.items():
@@ -81,6 +84,14 @@ def retrieval(
         return
     for line in table(report, corpus):
         out.print(line, markup=False)
+
+
+def _reranker(settings: "Settings", name: str) -> "Reranker | None":
+    from rag.generate.complete import load_complete
+    from rag.search.rerank.choose import make_reranker
+
+    complete = load_complete(settings.llm) if name == "llm" else None
+    return make_reranker(settings.rerank.model_copy(update={"name": name}), complete, settings.home)
 
 
 def table(report: "Report", corpus: "Corpus") -> list[str]:

@@ -18,11 +18,17 @@ from rag.evaluate.measures import RETRIEVAL_SCORE, PerQuery, measure, retrieval_
 from rag.evaluate.statistics import Difference, Interval, compare_columns, mean_intervals, percentile
 from rag.index.generations import live_generation
 from rag.progress import Progress
+from rag.search.rerank import Reranker
 from rag.search.retrieve import Retriever, SearchResult
 
-MODES = ("semantic",)  # of Retriever.search
+MODES = ("hybrid", "semantic", "lexical")  # of Retriever.search
 TOTAL = "search"  # the whole of a search, in SearchResult.timings_ms
 MARGIN = 1.5  # chunks asked for a section wanted, beyond the collection's mean; too few are asked for again
+
+
+def _none_but_none(name: str) -> None:
+    if name != "none":
+        raise ConfigError(f"expected no reranker, since none can be made here; found {name!r}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Plan:
     k: int = 100  # sections that are ranked
     prompt_k: int = 4  # hits that the prompt would be offered: `llm.k`
     rerank: str | None = None  # orders the hits of each mode that names none itself
+    make_reranker: Callable[[str], Reranker | None] = _none_but_none  # by name
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,12 @@ def retrieve(retriever: Retriever, dataset: Dataset, collection: str, mode: str,
     """The same with what the prompt would be offered, and the times. One search before them warms the caches."""
     per_section = _chunks_per_section(retriever, collection)
     num_chunks = max(plan.prompt_k, int(plan.k * per_section * MARGIN))
+    name, wanted = parse_mode(mode, plan.rerank)
+    reranker = plan.make_reranker(wanted)
     found: dict[str, Retrieved] = {}
     with Progress(f"search {mode}", len(dataset.queries), "queries") as progress:
         for query_id, query in dataset.queries.items():
-            find = partial(search, retriever, query, collection, mode=mode, rerank=plan.rerank)
+            find = partial(retriever.search, query, collection, mode=name, reranker=reranker)
             if not found:
                 find(k=num_chunks)
             found[query_id] = _retrieve(find, dataset, plan, num_chunks)
@@ -107,21 +116,12 @@ def retrieve(retriever: Retriever, dataset: Dataset, collection: str, mode: str,
     return found
 
 
-def search(
-    retriever: Retriever, query: str, collection: str, k: int, mode: str, rerank: str | None = None
-) -> SearchResult:
-    """One search in the mode `semantic`, `hybrid+NAME`, …. The one place that calls the retriever."""
-    parse_mode(mode, rerank)  # a retriever that has modes and rerankers is given the two
-    return retriever.search(query, collection, k)
-
-
-def parse_mode(mode: str, rerank: str | None = None) -> tuple[str, str | None]:
-    """(mode of the retriever, its reranker). Raises ConfigError for one that it does not have."""
+def parse_mode(mode: str, rerank: str | None = None) -> tuple[str, str]:
+    """(mode of the retriever, name of its reranker or none). Raises ConfigError for one that it does not have."""
     name, _, reranker = mode.partition("+")
-    if name not in MODES or reranker or rerank:
-        found = f"{mode!r}" + (f" with --rerank {rerank}" if rerank else "")
-        raise ConfigError(f"--mode: expected {', '.join(MODES)}, found {found}; no other is there yet")
-    return name, reranker or rerank
+    if name not in MODES:
+        raise ConfigError(f"--mode: expected {', '.join(MODES)}, perhaps with +RERANKER; found {mode!r}")
+    return name, reranker or rerank or "none"
 
 
 def fold(result: SearchResult, dataset: Dataset, k: int) -> dict[str, float]:

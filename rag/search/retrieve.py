@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ from rag.index.restricted import Restriction
 from rag.index.store import Generation, Store
 from rag.index.vectors import nearest, read_chunks
 from rag.records import Access, Hit
+from rag.search.arrange import Arrangement
 from rag.search.filters import make_filter
 from rag.search.fusion import fuse
+from rag.search.rerank import Reranker
+from rag.search.rerank.choose import make_reranker
+from rag.search.rerank.listwise import Complete
 
 MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a mistake or an attack
 MAX_QUERY_TERMS = 1000  # of the rest BM25 takes no notice: each may stand in every chunk
@@ -71,9 +75,17 @@ class _Asked:
 class Retriever:
     """Searches the live generation of a collection. Thread-safe; keep one for each process."""
 
-    def __init__(self, store: Store, config: SearchConfig, embedder: Embedder, home: Path) -> None:
-        """`home` is where lexical indexes are kept."""
+    def __init__(
+        self,
+        store: Store,
+        config: SearchConfig,
+        embedder: Embedder,
+        home: Path,
+        arrangement: Arrangement | None = None,
+    ) -> None:
+        """`home` is where lexical indexes are kept. Without an `arrangement` there is no reranker."""
         self.store, self.config, self.embedder, self.home = store, config, embedder, home
+        self.arrangement = arrangement or Arrangement(config)
         self._indexes: dict[tuple[int, str], LexicalIndex] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lexical")
@@ -88,27 +100,35 @@ class Retriever:
         filters: Mapping[str, str | Sequence[str]] | None = None,
         access: Access | None = None,
         exact: bool = False,
+        reranker: Reranker | None = None,
     ) -> SearchResult:
         """The k chunks that fit `query` best; none for a blank one.
 
         `mode` is hybrid, semantic or lexical. `filters` are {"key": "value"} or {"key": ["one", "of", "these"]}.
         `access` is the caller; None is the operator, who sees everything. `exact` scans every chunk instead of asking
-        HNSW. Raises NotFound, IndexMismatch, ConfigError.
+        HNSW. `reranker` takes the place of the configured one. Raises NotFound, IndexMismatch, ConfigError.
         """
         started = time.perf_counter()
         find = self._ways().get(mode or self.config.mode)
         if find is None:
             raise ConfigError(f"search mode: expected {', '.join(self._ways())}; found {mode!r}")
-        asked = _Asked(_plain(query), k or self.config.k, Restriction(make_filter(filters), access), exact)
+        arrangement = self.arrangement if reranker is None else replace(self.arrangement, reranker=reranker)
+        k = k or self.config.k
+        restriction = Restriction(make_filter(filters), access)
+        asked = _Asked(_plain(query), arrangement.num_needed(k), restriction, exact)
         generation = live_generation(self.store, collection)
         self._check_fingerprint(generation)
         if not asked.query:
             return SearchResult(query, collection, (), {})
-        rows = read_live(self.store, generation, lambda latest: find(latest, asked))
-        hits = tuple(
-            Hit(rank, score, row.chunk_id, row.source, row.title, row.text, row.start_char, row.end_char)
-            for rank, (score, row) in enumerate(rows, start=1)
-        )
+
+        def read(latest: Generation) -> list[Hit]:
+            hits = [
+                Hit(rank, score, row.chunk_id, row.source, row.title, row.text, row.start_char, row.end_char)
+                for rank, (score, row) in enumerate(find(latest, asked), start=1)
+            ]
+            return arrangement.arrange(self.store, latest, asked.query, hits, k, asked.timed)
+
+        hits = tuple(read_live(self.store, generation, read))
         asked.seconds["search"] = time.perf_counter() - started
         return SearchResult(query, collection, hits, {name: round(s * 1000, 2) for name, s in asked.seconds.items()})
 
@@ -221,10 +241,17 @@ class Retriever:
             )
 
 
-def open_retriever(settings: Settings) -> Retriever:
-    """A retriever over the configured database and embedder. Raises DatabaseError, ModelError."""
+def open_retriever(settings: Settings, complete: Complete | None = None) -> Retriever:
+    """A retriever over the configured database, embedder and reranker; `complete` runs the LLM of one that has an LLM.
+
+    Raises DatabaseError, ModelError, ConfigError.
+    """
     store = Store(open_database(settings))
-    return Retriever(store, settings.search, load_embedder(settings.embed, settings.home), settings.home)
+    embedder = load_embedder(settings.embed, settings.home)
+    reranker = make_reranker(settings.rerank, complete, settings.home)
+    return Retriever(
+        store, settings.search, embedder, settings.home, Arrangement(settings.search, reranker, settings.rerank.k)
+    )
 
 
 def hit_json(hit: Hit) -> dict[str, object]:
