@@ -30,7 +30,7 @@ MAX_EF_SEARCH = 1000  # pgvector's
 
 # Whatever the planner thinks of a condition, the way was chosen here: by the graph, and no sorting of a whole table.
 _BY_GRAPH = (
-    "select set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true),"
+    "select set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', %s, true),"
     " set_config('hnsw.max_scan_tuples', %s, true), set_config('enable_seqscan', 'off', true),"
     " set_config('enable_sort', 'off', true), set_config('jit', 'off', true)"
 )
@@ -60,7 +60,7 @@ def nearest(  # noqa: PLR0913 - what is searched, how, and for whom
         if not restriction:
             return _nearest(conn, generation, query, k, ef_search, exact)
         if max_steps:
-            graph = Graph(generation, max(2 * ef_search, num_wanted), max_steps)
+            graph = Graph(generation, max(2 * ef_search, max_steps), max_steps)
             rows = _by_graph(conn, graph, along_graph(generation, restriction), query, num_wanted)
             if len(rows) >= num_wanted:
                 return _ranked(rows, k)
@@ -90,6 +90,12 @@ class Graph:
     ef_search: int
     max_steps: int = 20_000  # pgvector's default; near copies alone are passed over without a restriction
 
+    @property
+    def iterative_scan(self) -> str:
+        """Off where one look is enough. Going on, pgvector ends with whatever it has met, however far from the query,
+        and nobody could tell that from a search that found what it should."""
+        return "off" if self.max_steps <= 1.4 * MAX_EF_SEARCH else "relaxed_order"
+
 
 def _by_graph(
     conn: psycopg.Connection[Any], graph: Graph, chunks: Chunks, query: np.ndarray, num_wanted: int
@@ -99,7 +105,8 @@ def _by_graph(
         sql.SQL(graph.generation.stats["vectors"]), sql.Literal(graph.generation.dim)
     )
     with conn.transaction():
-        conn.execute(_BY_GRAPH, [str(min(MAX_EF_SEARCH, graph.ef_search)), str(graph.max_steps)])
+        ef_search = str(min(MAX_EF_SEARCH, graph.ef_search))
+        conn.execute(_BY_GRAPH, [ef_search, graph.iterative_scan, str(graph.max_steps)])
         return _read(conn, chunks, distance, query, num_wanted)
 
 
