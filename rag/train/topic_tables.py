@@ -42,7 +42,9 @@ def topics_by_cluster(store: Store, collection: str, num_clusters: int, seed: in
             f"collection {collection!r}: expected 2 to {len(rows)} clusters of its {len(rows)} sections,"
             f" found {num_clusters}; check --clusters"
         )
-    return TableRule(cluster([row[0] for row in rows], np.stack([row[1] for row in rows]), num_clusters, seed))
+    return TableRule(
+        cluster([row[0] for row in rows], np.stack([row[1].to_numpy() for row in rows]), num_clusters, seed)
+    )
 
 
 def cluster(sources: list[str], embeddings: np.ndarray, num_clusters: int, seed: int) -> dict[str, str]:
