@@ -17,6 +17,7 @@ from rag.cli_evaluate import evaluate
 from rag.cli_index import generation_json, index, print_generation
 from rag.cli_train import train
 from rag.errors import ConfigError, RagError
+from rag.records import Access
 from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
@@ -199,20 +200,41 @@ def search(
     collection: Collection = None,
     k: Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Hits. [default: 10]")] = None,
     mode: Annotated[str | None, typer.Option(help="hybrid, semantic or lexical. [default: hybrid]")] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="KEY=VALUE", help="source, mime, label or metadata; again for more."),
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="NAME", help="topics:FOLDER, cross-encoder:NAME or llm. [default: none]")
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="See what a caller of this tenant sees. [default: everything]")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A label of that caller; again for more.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Scan every chunk instead of asking the HNSW index.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find passages.
+    """Find passages, by meaning and by words.
 
     \b
     rag search "how do I sort a list of dicts by key" -k 5
     rag search "retries" --collection handbook --json
+    rag search "map_batches" --mode lexical --filter source=python:ray.data
+    rag search "salary bands" --tenant acme --label hr
     """
+    from rag.generate.complete import load_complete
     from rag.generate.extractive import best_sentence
+    from rag.search.filters import parse_filters
     from rag.search.retrieve import hit_json, open_retriever
 
-    settings = settings_for(collection, search={"k": k, "mode": mode})
-    result = open_retriever(settings).search(query, settings.collection, exact=exact)
+    settings = settings_for(collection, search={"k": k, "mode": mode}, rerank={"name": rerank})
+    chosen = parse_filters(filters or [])
+    if label and tenant is None:
+        raise ConfigError("--label says what a caller may see; name the caller's --tenant too ('' for none)")
+    access = None if tenant is None else Access(tenant, tuple(label or ()))
+    complete = load_complete(settings.llm) if settings.rerank.name == "llm" else None
+    retriever = open_retriever(settings, complete)
+    result = retriever.search(query, settings.collection, filters=chosen, access=access, exact=exact)
     if as_json:
         hits = [hit_json(hit) for hit in result.hits]
         print_json({"query": query, "collection": result.collection, "hits": hits, "timings_ms": result.timings_ms})

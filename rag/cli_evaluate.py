@@ -64,8 +64,7 @@ def retrieval(
 
     settings = settings_for(collection)
     modes = _modes(mode or settings.search.mode)
-    for name in modes:
-        parse_mode(name, rerank)
+    rerankers = {name: _reranker(settings, name) for name in {parse_mode(mode, rerank)[1] for mode in modes}}
     paths = {name: run_path(run_file, name, len(modes)) for name in modes} if run_file else {}
     labelled = load_dataset(dataset, split)
     for path in paths.values():
@@ -73,7 +72,7 @@ def retrieval(
     corpus = prepare_corpus(labelled, settings, collection)
     retriever = open_retriever(settings)
     try:
-        plan = Plan(k, settings.llm.k, rerank, lambda name: _reranker(settings, name))
+        plan = Plan(k, settings.llm.k, rerank, rerankers.__getitem__)
         report = run(retriever, labelled, corpus.collection, modes, plan)
     finally:
         retriever.store.close()

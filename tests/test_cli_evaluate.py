@@ -45,8 +45,16 @@ def test_it_ingests_measures_and_writes_a_run(home: Path, database_url: str, tmp
         (["--dataset", "TOY", "--split", "dev"], 1, "expected qrels/dev.tsv, found test; choose one with --split"),
         (["--dataset", "TOY", "--mode", "semantic,"], 2, "--mode: expected names separated by commas, each once"),
         (["--dataset", "TOY", "--mode", "semantic,semantic"], 2, "each once, found 'semantic,semantic'"),
-        (["--dataset", "TOY", "--mode", "psychic"], 2, "--mode: expected semantic, found 'psychic'"),
-        (["--dataset", "TOY", "--rerank", "x"], 2, "found 'semantic' with --rerank x"),
+        (
+            ["--dataset", "TOY", "--mode", "psychic"],
+            2,
+            "--mode: expected hybrid, semantic, lexical, perhaps with +RERANKER; found 'psychic'",
+        ),
+        (
+            ["--dataset", "TOY", "--rerank", "x"],
+            2,
+            "rerank.name: expected one of none, topics:FOLDER, cross-encoder:NAME, llm; found 'x'",
+        ),
         (["--dataset", "TOY", "--run-file", "/no/such/run"], 2, "found no folder /no/such; choose another"),
     ],
 )

@@ -97,7 +97,7 @@ class Retriever:
         k: int | None = None,
         *,
         mode: str | None = None,
-        filters: Mapping[str, str | Sequence[str]] | None = None,
+        filters: Mapping[str, str | Sequence[str]] | Filter | None = None,
         access: Access | None = None,
         exact: bool = False,
         reranker: Reranker | None = None,
@@ -114,7 +114,7 @@ class Retriever:
             raise ConfigError(f"search mode: expected {', '.join(self._ways())}; found {mode!r}")
         arrangement = self.arrangement if reranker is None else replace(self.arrangement, reranker=reranker)
         k = k or self.config.k
-        restriction = Restriction(make_filter(filters), access)
+        restriction = Restriction(filters if isinstance(filters, Filter) else make_filter(filters), access)
         asked = _Asked(_plain(query), arrangement.num_needed(k), restriction, exact)
         generation = live_generation(self.store, collection)
         self._check_fingerprint(generation)
