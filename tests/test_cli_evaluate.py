@@ -20,7 +20,18 @@ CORPUS = Corpus("toy-123", 1, "all-MiniLM-L6-v2", {}, 1398, 3000, 2, 0)
 def test_it_ingests_measures_and_writes_a_run(home: Path, database_url: str, tmp_path: Path) -> None:
     folder = str(make_dataset(tmp_path / "toy-cli"))
     run_file = tmp_path / "run.trec"
-    first = rag("evaluate", "retrieval", "--dataset", folder, "--run-file", str(run_file), "--json", home=home)
+    first = rag(
+        "evaluate",
+        "retrieval",
+        "--dataset",
+        folder,
+        "--mode",
+        "semantic",
+        "--run-file",
+        str(run_file),
+        "--json",
+        home=home,
+    )
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)
     assert (found["dataset"], found["split"], found["queries"]) == ("toy-cli", "test", 4)
