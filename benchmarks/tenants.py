@@ -2,10 +2,10 @@
 
     python benchmarks/tenants.py --requests 10000
 
-Half of the requests go through rag.index.vectors.nearest, with filters, exact or not, half of those forced along the
-graph; the other half ask for everything without the application's own conditions, so that the database alone withholds.
-Every tenth transaction fails on purpose before the next one takes its connection. Prints what was returned and how much
-of it was foreign; the exit status is 1 where that is not 0.
+Requests are searches in every mode, with filters, exact or not. Half of them run without the application's own rules of
+access, so that the database alone withholds; half of each are forced along the graph. Every tenth transaction fails on
+purpose before the next one takes its connection. Prints what was returned and how much of it was foreign; the exit
+status is 1 where that is not 0.
 """
 
 import argparse
@@ -16,20 +16,24 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
+from psycopg import sql
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "index"))
 
-from many_tenants import Corpus, Request, ask, fill, may_see, random_request  # noqa: E402
+from many_tenants import Corpus, MadeEmbedder, Request, fill, may_see, random_request, search  # noqa: E402
 
+from rag.config import SearchConfig  # noqa: E402
 from rag.index import restricted  # noqa: E402
 from rag.index.access import reading_as  # noqa: E402
 from rag.index.database import migrate  # noqa: E402
-from rag.index.restricted import every_chunk  # noqa: E402
+from rag.index.lexical import View  # noqa: E402
+from rag.index.restricted import Restriction  # noqa: E402
 from rag.index.server import EmbeddedServer  # noqa: E402
-from rag.index.store import Store  # noqa: E402
-from rag.index.vectors import _by_scan  # noqa: E402
+from rag.index.store import Generation, Store  # noqa: E402
+from rag.search.retrieve import Retriever  # noqa: E402
 
 THREADS, CONNECTIONS = 8, 4
 
@@ -43,19 +47,21 @@ def fail(store: Store, request: Request) -> None:
         pass
 
 
-def answer(store: Store, corpus: Corpus, seed: int) -> tuple[int, int]:
+def answer(retriever: Retriever, corpus: Corpus, seed: int) -> tuple[int, int]:
     """(chunks returned, foreign ones among them) for the request of this number."""
     rng = random.Random(seed)
     request = random_request("crowd", rng)
     if seed % 10 == 0:
-        fail(store, random_request("crowd", rng))
-    if seed % 2:
-        allowed = corpus.allowed(request)
-        rows = ask(store, corpus, request)
-        return len(rows), sum(row.source not in allowed for row in rows)
-    with store.pool.connection() as conn, reading_as(conn, request.access):
-        rows = _by_scan(conn, every_chunk(corpus.generation), request.query, request.k)
-    return len(rows), sum(not may_see(request.access, corpus.documents[row.source]) for row in rows)
+        fail(retriever.store, random_request("crowd", rng))
+    sources = search(retriever, request)
+    return len(sources), sum(not may_see(request.access, corpus.documents[source]) for source in sources)
+
+
+class Careless(Retriever):
+    """Forgets who asks: it ranks everything, and adds no condition of its own to what it reads."""
+
+    def _allowed(self, generation: Generation, restriction: Restriction, view: View) -> None:
+        return None
 
 
 def main() -> int:
@@ -68,15 +74,20 @@ def main() -> int:
         store = Store(url, max_connections=CONNECTIONS)
         try:
             corpus = fill(store, "crowd", num_documents=1000, num_chunks=3)
+            embedder: Any = MadeEmbedder()
+            retrievers = [kind(store, SearchConfig(), embedder, Path(home)) for kind in (Retriever, Careless)]
             started = time.monotonic()
             num_rows = num_foreign = 0
-            for half, limit in enumerate((restricted.MIN_SCANNED, 1)):
-                restricted.MIN_SCANNED = limit
-                if half:
-                    restricted.STEP_COST = 0.0  # now the graph is always worth it
-                seeds = range(half * args.requests // 2, (half + 1) * args.requests // 2)
+            share = args.requests // 4
+            for part in range(4):
+                is_careless, along_graph = part >= 2, part % 2
+                restricted.MIN_SCANNED, restricted.STEPS_PER_READ = (1, 0.0) if along_graph else (2_000, 8.0)
+                if is_careless:
+                    restricted.access_condition = lambda access, alias: (sql.SQL("true"), {})
+                seeds = range(part * share, (part + 1) * share)
                 with ThreadPoolExecutor(THREADS) as threads:
-                    for returned, foreign in threads.map(lambda seed: answer(store, corpus, seed), seeds):
+                    retriever = retrievers[is_careless]
+                    for returned, foreign in threads.map(lambda seed: answer(retriever, corpus, seed), seeds):  # noqa: B023
                         num_rows, num_foreign = num_rows + returned, num_foreign + foreign
             seconds = round(time.monotonic() - started, 1)
         finally:

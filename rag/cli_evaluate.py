@@ -12,9 +12,12 @@ from rag.terminal import AsJson, out, print_json, settings_for
 if TYPE_CHECKING:
     from rag.config import Settings
     from rag.evaluate.corpus import Corpus
+    from rag.evaluate.dataset import Dataset
     from rag.evaluate.retrieval import Comparison, Report, RunReport
     from rag.evaluate.statistics import Interval
+    from rag.evaluate.tune import Tuned
     from rag.search.rerank import Reranker
+    from rag.search.retrieve import Retriever
 
 WIDTH, LABEL = 100, 22  # columns of a terminal that a table may fill; those of what a row is
 MAIN = "nDCG@10"  # the metric by which modes are compared on a terminal; the JSON has all
@@ -44,6 +47,10 @@ def retrieval(
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", help="Search this one as it is. [default: made of the corpus]")
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="First find the best weight of meaning in hybrid; keep it with the collection."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure retrieval: nDCG@10, recall, RR, AP and latency, each with its 95 % interval; modes are compared.
@@ -54,6 +61,7 @@ def retrieval(
     rag evaluate retrieval --dataset data/scifact --split test
     rag evaluate retrieval --dataset data/scifact --mode hybrid,semantic,lexical --json
     rag evaluate retrieval --dataset data/scifact --mode hybrid --run-file run.trec
+    rag evaluate retrieval --dataset questions/ --split dev --collection handbook --tune
     """
     from rag.evaluate.corpus import prepare_corpus
     from rag.evaluate.dataset import load_dataset
@@ -72,6 +80,7 @@ def retrieval(
     corpus = prepare_corpus(labelled, settings, collection)
     retriever = open_retriever(settings)
     try:
+        tuned = _tuned(retriever, labelled, corpus.collection) if tune else None
         plan = Plan(k, settings.llm.k, rerank, rerankers.__getitem__)
         report = run(retriever, labelled, corpus.collection, modes, plan)
     finally:
@@ -79,10 +88,37 @@ def retrieval(
     for name, path in paths.items():
         write_run(path, report.runs[name].rankings, name)
     if as_json:
-        print_json(report_json(report) | {"corpus": asdict(corpus), "rerank": rerank})
+        print_json(
+            report_json(report)
+            | {"corpus": asdict(corpus), "rerank": rerank, "tuned": asdict(tuned) if tuned else None}
+        )
         return
+    if tuned:
+        out.print(_tuned_line(tuned), markup=False)
     for line in table(report, corpus):
         out.print(line, markup=False)
+
+
+def _tuned(retriever: "Retriever", labelled: "Dataset", collection: str) -> "Tuned":
+    """Also keeps what it found. Raises ConfigError where the setting would override it."""
+    from rag.evaluate.tune import tune
+    from rag.index.generations import live_generation
+
+    if retriever.config.weight is not None:
+        raise ConfigError(
+            f"search.weight is set ({retriever.config.weight}) and would override what --tune finds; unset it"
+        )
+    tuned = tune(retriever, labelled, collection)
+    retriever.store.set_collection(live_generation(retriever.store, collection).collection_id, weight=tuned.best)
+    return tuned
+
+
+def _tuned_line(tuned: "Tuned") -> str:
+    d = tuned.gain
+    found = f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}] on questions not seen"
+    if tuned.best == tuned.before:
+        return f"search.weight stays {tuned.before}: choosing another gives {MAIN} {found}"
+    return f"search.weight is now {tuned.best} for this collection, was {tuned.before}: {MAIN} {found}"
 
 
 def _reranker(settings: "Settings", name: str) -> "Reranker | None":

@@ -49,6 +49,19 @@ def test_it_ingests_measures_and_writes_a_run(home: Path, database_url: str, tmp
     assert not any(line.startswith("R@100") for line in lines)
 
 
+def test_a_weight_is_tuned_and_kept_with_the_collection(home: Path, database_url: str, tmp_path: Path) -> None:
+    folder = str(make_dataset(tmp_path / "toy-tuned"))
+    done = rag("evaluate", "retrieval", "--dataset", folder, "--tune", "-k", "10", home=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(("search.weight stays 0.", "search.weight is now "))
+    again = rag("evaluate", "retrieval", "--dataset", folder, "--tune", "--json", home=home)
+    tuned = json.loads(again.stdout)["tuned"]
+    assert str(tuned["before"]) in done.stdout
+    assert set(map(float, tuned["means"])) >= {0.0, 0.5, 1.0}
+    refused = rag("evaluate", "retrieval", "--dataset", folder, "--tune", home=home, RAG_SEARCH__WEIGHT="0.3")
+    assert "search.weight is set (0.3)" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "status", "message"),
     [

@@ -56,6 +56,15 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """Chunks that one arm or both found, each with both scores."""
+
+    rows: list[Any]
+    cosines: np.ndarray  # (len(rows),)
+    bm25: np.ndarray  # (len(rows),); 0 where no word of the query stands
+
+
+@dataclass(frozen=True)
 class _Asked:
     """One search, as all its stages see it."""
 
@@ -152,23 +161,29 @@ class Retriever:
         return ranked[: asked.k]
 
     def _hybrid(self, generation: Generation, asked: _Asked) -> Scored:
+        found = self._candidates(generation, asked)
+        with asked.timed("fuse"):
+            fused = fuse(self.config.fusion, found.cosines, found.bm25, self.weight(generation))
+            order = sorted(range(len(fused)), key=lambda i: (-fused[i], found.rows[i].chunk_id))
+        return [(float(fused[i]), found.rows[i]) for i in order[: asked.k]]
+
+    def candidates(self, query: str, collection: str) -> Candidates:
+        """What a hybrid search fuses, unfused: to tune the fusion. Raises what a search raises."""
+        generation = live_generation(self.store, collection)
+        return self._candidates(generation, _Asked(_plain(query), self.config.k, Restriction(), False))
+
+    def _candidates(self, generation: Generation, asked: _Asked) -> Candidates:
         """Both arms at once; then each candidate gets its score in both, whichever arm found it."""
-        num_candidates = max(self.config.candidates, asked.k)
-        by_words = self._threads.submit(self._best_by_words, generation, asked, num_candidates)
+        k = max(self.config.candidates, asked.k)
+        by_words = self._threads.submit(self._best_by_words, generation, asked, k)
         embedding = self._embed(generation, asked)
-        found = {
-            row.chunk_id: (cosine, row) for cosine, row in self._nearest(generation, asked, embedding, num_candidates)
-        }
+        found = {row.chunk_id: (cosine, row) for cosine, row in self._nearest(generation, asked, embedding, k)}
         view, chunk_ids, scores = by_words.result()
         others = [one for one in chunk_ids if one not in found]
         found |= {row.chunk_id: (cosine, row) for cosine, row in self._read(generation, asked, others, embedding)}
-        with asked.timed("fuse"):
-            slots = view.slots(list(found))
-            bm25 = np.where(slots >= 0, scores[slots], 0.0) if len(scores) else np.zeros(len(found))
-            cosines = np.array([cosine for cosine, _ in found.values()])
-            fused = fuse(self.config.fusion, cosines, bm25, self._weight(generation))
-            ranked = sorted(zip(fused, found, strict=True), key=lambda one: (-one[0], one[1]))
-        return [(float(score), found[chunk_id][1]) for score, chunk_id in ranked[: asked.k]]
+        slots = view.slots(list(found))
+        bm25 = np.where(slots >= 0, scores[slots], 0.0) if len(scores) else np.zeros(len(found))
+        return Candidates([row for _, row in found.values()], np.array([c for c, _ in found.values()]), bm25)
 
     def _embed(self, generation: Generation, asked: _Asked) -> np.ndarray:
         self._check_fingerprint(generation)  # again: the live one may have changed since
@@ -224,7 +239,7 @@ class Retriever:
                 self._indexes[key] = LexicalIndex(self.store, generation, self.home)
             return self._indexes[key]
 
-    def _weight(self, generation: Generation) -> float:
+    def weight(self, generation: Generation) -> float:
         """Of the cosine: what is set, what was tuned for the collection, or what served best on average."""
         if self.config.weight is not None:
             return self.config.weight

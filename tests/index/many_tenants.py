@@ -5,20 +5,33 @@ The rules are written again here, in Python over the documents in memory, so tha
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rag.config import IndexConfig
+from rag.config import IndexConfig, SearchConfig
 from rag.index.filters import Filter
+from rag.index.fingerprint import Fingerprint
 from rag.index.generations import activate, ensure_generation, live_generation
 from rag.index.hnsw import update_hnsw
 from rag.index.store import Generation, IndexedDocument, Store
 from rag.index.vectors import nearest
 from rag.records import Access, Chunk, Section
+from rag.search.retrieve import Retriever
 
 DIM = 16
+
+
+class MadeEmbedder:
+    """A text's direction is random, and always the same."""
+
+    fingerprint = Fingerprint("made", "", "mean", True, "", "", DIM, 256)
+
+    def embed(self, texts: list[str], kind: str) -> np.ndarray:
+        return np.concatenate([random_vectors(1, random.Random(text)) for text in texts])
+
 
 TENANTS = ("", "O'Brien", "a,b", '{"x"}', "NULL", "%s", "ключ", *(f"tenant{i}" for i in range(13)))
 LABELS = ("hr", "legal", "'; drop table chunks; --", "NULL", "{}", "with space", "ü")
@@ -32,6 +45,8 @@ class Request:
     query: np.ndarray
     k: int
     exact: bool
+    text: str
+    mode: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ def _has(d: IndexedDocument, key: str, values: tuple[str, ...]) -> bool:
 def fill(store: Store, name: str, num_documents: int, num_chunks: int, seed: int = 0) -> Corpus:
     """A live generation with an HNSW index."""
     rng = random.Random(seed)
-    generation = ensure_generation(store, name, {"made": seed}, {"model": "made"}, DIM)
+    generation = ensure_generation(store, name, {"made": seed}, asdict(MadeEmbedder.fingerprint), DIM)
     made = [_document(name, i, num_chunks, rng) for i in range(num_documents)]
     for start in range(0, len(made), 500):
         store.write_documents(generation, made[start : start + 500])
@@ -104,7 +119,21 @@ def random_request(name: str, rng: random.Random) -> Request:
     kept = tuple((key, values) for key, values in clauses.items() if rng.random() < 0.2)
     access = Access(rng.choice([*TENANTS, "nobody"]), _some(LABELS, rng))
     query = random_vectors(1, rng)[0]
-    return Request(access, Filter(kept) if kept else None, query, rng.choice([1, 5, 10, 40]), rng.random() < 0.3)
+    text = f"document {rng.randrange(1000)} chunk {rng.randrange(3)}"  # every chunk has two of the words
+    mode = rng.choice(["hybrid", "semantic", "lexical"])
+    k, exact = rng.choice([1, 5, 10, 40]), rng.random() < 0.3
+    return Request(access, Filter(kept) if kept else None, query, k, exact, text, mode)
+
+
+def made_retriever(store: Store, home: Path) -> Retriever:
+    embedder: Any = MadeEmbedder()
+    return Retriever(store, SearchConfig(), embedder, home)
+
+
+def search(retriever: Retriever, r: Request) -> list[str]:
+    """The sections of the hits."""
+    found = retriever.search(r.text, "crowd", r.k, mode=r.mode, filters=r.filter, access=r.access, exact=r.exact)
+    return [hit.source for hit in found.hits]
 
 
 def ask(store: Store, corpus: Corpus, r: Request) -> list[Any]:
