@@ -53,7 +53,7 @@ def answer(retriever: Retriever, corpus: Corpus, seed: int) -> tuple[int, int]:
     request = random_request("crowd", rng)
     if seed % 10 == 0:
         fail(retriever.store, random_request("crowd", rng))
-    sources = search(retriever, request)
+    sources = search(retriever, "crowd", request)
     return len(sources), sum(not may_see(request.access, corpus.documents[source]) for source in sources)
 
 

@@ -105,7 +105,11 @@ def test_prefixes_are_embedded_and_stored_never_quoted_and_paid_for_once(
 
         embedder = load_embedder(FP32, settings.home)
         query = "How large is McMurdo's staff?"
-        hits = Retriever(store, settings.search, embedder).search(query, settings.collection).hits
+        hits = (
+            Retriever(store, settings.search, embedder, settings.home)
+            .search(query, settings.collection, mode="semantic")
+            .hits
+        )
         texts = [f"{hit.title}\n\n{PREFIXES[hit.text]}\n\n{hit.text}" for hit in hits]
         cosines = embedder.embed(texts, "passage") @ embedder.embed([query], "query")[0]
         assert [hit.text for hit in hits] == list(reversed(PREFIXES))

@@ -130,9 +130,9 @@ def made_retriever(store: Store, home: Path) -> Retriever:
     return Retriever(store, SearchConfig(), embedder, home)
 
 
-def search(retriever: Retriever, r: Request) -> list[str]:
+def search(retriever: Retriever, name: str, r: Request) -> list[str]:
     """The sections of the hits."""
-    found = retriever.search(r.text, "crowd", r.k, mode=r.mode, filters=r.filter, access=r.access, exact=r.exact)
+    found = retriever.search(r.text, name, r.k, mode=r.mode, filters=r.filter, access=r.access, exact=r.exact)
     return [hit.source for hit in found.hits]
 
 
