@@ -29,7 +29,7 @@ from rag.config import SearchConfig  # noqa: E402
 from rag.index import restricted  # noqa: E402
 from rag.index.access import reading_as  # noqa: E402
 from rag.index.database import migrate  # noqa: E402
-from rag.index.lexical import View  # noqa: E402
+from rag.index.lexical_view import View  # noqa: E402
 from rag.index.restricted import Restriction  # noqa: E402
 from rag.index.server import EmbeddedServer  # noqa: E402
 from rag.index.store import Generation, Store  # noqa: E402

@@ -34,9 +34,9 @@ class Bert(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, eps = config["hidden_size"], config["layer_norm_eps"]
-        self.words = nn.Embedding(config["vocab_size"], width)
-        self.positions = nn.Embedding(config["max_position_embeddings"], width)
-        self.types = nn.Embedding(config["type_vocab_size"], width)
+        self.words = _embedding(config["vocab_size"], width)
+        self.positions = _embedding(config["max_position_embeddings"], width)
+        self.types = _embedding(config["type_vocab_size"], width)
         self.norm = nn.LayerNorm(width, eps)
         shape = (width, config["intermediate_size"], config["num_attention_heads"], eps)
         self.layers = nn.ModuleList(BertLayer(*shape) for _ in range(config["num_hidden_layers"]))
@@ -120,6 +120,11 @@ def load_bert(spec: BertSpec) -> Bert:
         bert = Bert(spec.config)
     bert.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return bert.eval()
+
+
+def _embedding(num: int, width: int) -> nn.Embedding:
+    """Without random weights: drawing them, even on the meta device, imports torch._dynamo, which takes two seconds."""
+    return nn.Embedding(num, width, _weight=torch.empty(num, width))
 
 
 def _pooling(config: dict[str, Any]) -> str | None:

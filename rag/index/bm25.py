@@ -21,6 +21,7 @@ import numpy as np
 
 K1, B = 1.2, 0.75
 BLOCK = 20_000  # chunks that are sorted at a time; bounds the memory of a build
+MAX_COUNT = 65_535  # of a term in a chunk
 TOP_BLOCK = 64  # scores whose maximum is taken before the best are looked for
 
 
@@ -35,6 +36,7 @@ class Postings:
     lengths: np.ndarray  # (chunks,) int32, terms in a chunk
 
     def save(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         for field in fields(self):
             np.save(folder / f"{field.name}.npy", getattr(self, field.name), allow_pickle=False)
 
@@ -56,21 +58,27 @@ def load_array(path: Path) -> np.ndarray:
 
 def build_postings(chunks: Iterable[Sequence[str]]) -> Postings:
     """The postings of chunks given as their terms, in order."""
-    numbers: dict[str, int] = {}
-    parts: list[Postings] = []
+    return build_with_pairs(chunks)[0]
+
+
+def build_with_pairs(chunks: Iterable[Sequence[str]]) -> tuple[Postings, Postings]:
+    """The postings of chunks given as their terms, in order, and those of the pairs of neighbouring terms."""
+    known: dict[str, int] = {}
+    parts: list[tuple[Postings, Postings]] = []
     flat: list[int] = []
     lengths: list[int] = []
     for terms in chunks:
         for term in terms:
-            flat.append(numbers.setdefault(term, len(numbers)))
+            if (found := known.get(term)) is None:
+                found = known[term] = hash_term(term)
+            flat.append(found)
         lengths.append(len(terms))
         if len(lengths) == BLOCK:
-            parts.append(_sorted_block(flat, lengths))
+            parts.append(_block(flat, lengths))
             flat, lengths = [], []
-    parts.append(_sorted_block(flat, lengths))
-    hashes = np.fromiter(map(hash_term, numbers), np.uint64, len(numbers))
-    parts = [_by_hash(part, hashes) for part in parts]
-    return merge(parts, [np.ones(len(part.lengths), bool) for part in parts])
+    parts.append(_block(flat, lengths))
+    alive = [np.ones(len(one.lengths), bool) for one, _ in parts]
+    return merge([one for one, _ in parts], alive), merge([pairs for _, pairs in parts], alive)
 
 
 def merge(parts: Sequence[Postings], alive: Sequence[np.ndarray]) -> Postings:
@@ -101,9 +109,31 @@ def merge(parts: Sequence[Postings], alive: Sequence[np.ndarray]) -> Postings:
     )
 
 
+def group(postings: Postings, owner: np.ndarray, num_groups: int) -> Postings:
+    """The same text in larger pieces: chunk i goes into piece owner[i]. (chunks,) int, below `num_groups`."""
+    from scipy.sparse import csr_array
+
+    shape = (len(postings.hashes), num_groups)
+    starts = postings.starts.copy()  # changed in place, like the rest
+    counts = csr_array((postings.counts.astype(np.int64), owner[postings.chunks], starts), shape=shape)
+    counts.sum_duplicates()  # which sorts, too
+    return Postings(
+        hashes=postings.hashes,
+        starts=counts.indptr.astype(np.int64),
+        chunks=counts.indices.astype(np.int32),
+        counts=np.minimum(counts.data, MAX_COUNT).astype(np.uint16),
+        lengths=np.bincount(owner, postings.lengths, num_groups).astype(np.int32),
+    )
+
+
 def hash_term(term: str) -> int:
     """64 bits of BLAKE2b: among ten million terms two are alike once in 400,000 indexes."""
     return int.from_bytes(hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(n,) uint64 each, hashes of terms -> (n,) uint64; the order of the two counts."""
+    return (first * np.uint64(0x9E3779B97F4A7C15)) ^ ((second << np.uint64(23)) | (second >> np.uint64(41)))
 
 
 class BM25:
@@ -132,9 +162,13 @@ class BM25:
 
         A slot is a chunk's number, counted through all parts.
         """
+        return self.scores_of([hash_term(term) for term in terms])
+
+    def scores_of(self, hashes: Sequence[int]) -> np.ndarray:
+        """The same, for terms or pairs given by their hashes."""
         scores = np.zeros(self.num_slots, np.float32)
-        for term, times in Counter(terms).items():
-            found = self._find(hash_term(term))
+        for key, times in Counter(hashes).items():
+            found = self._find(key)
             df = sum(self._num_alive(chunks, part) for part, chunks, _ in found)
             if not df:
                 continue
@@ -188,25 +222,24 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
     return best_first[:k]
 
 
-def _sorted_block(flat: list[int], lengths: list[int]) -> Postings:
-    """The postings of a block of chunks; `hashes` are the terms' numbers for now."""
-    chunks = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-    keys, counts = np.unique((np.asarray(flat, np.int64) << 32) | chunks, return_counts=True)
-    terms, per_term = np.unique(keys >> 32, return_counts=True)
+def _block(flat: list[int], lengths: list[int]) -> tuple[Postings, Postings]:
+    """Of a block of chunks: the postings of its terms, given by their hashes, and of its pairs."""
+    hashes = np.asarray(flat, np.uint64)
+    chunks = np.repeat(np.arange(len(lengths)), lengths)
+    together = np.flatnonzero(chunks[1:] == chunks[:-1])
+    pairs = hash_pairs(hashes[together], hashes[together + 1])
+    counted = np.asarray(lengths, np.int32)
+    return _postings(hashes, chunks, counted), _postings(pairs, chunks[together], counted)
+
+
+def _postings(hashes: np.ndarray, chunks: np.ndarray, lengths: np.ndarray) -> Postings:
+    """(n,) uint64 and (n,) int64: which term stands in which chunk, as often as it does."""
+    terms, numbers = np.unique(hashes, return_inverse=True)
+    keys, counts = np.unique((numbers << 32) | chunks, return_counts=True)
     return Postings(
         hashes=terms,
-        starts=np.concatenate([[0], np.cumsum(per_term)]).astype(np.int64),
+        starts=np.concatenate([[0], np.cumsum(np.bincount(keys >> 32, minlength=len(terms)))]).astype(np.int64),
         chunks=(keys & 0xFFFFFFFF).astype(np.int32),
-        counts=np.minimum(counts, 65_535).astype(np.uint16),
-        lengths=np.asarray(lengths, np.int32),
+        counts=np.minimum(counts, MAX_COUNT).astype(np.uint16),
+        lengths=lengths,
     )
-
-
-def _by_hash(block: Postings, hashes: np.ndarray) -> Postings:
-    """The block with its terms under their hashes, in the order of these."""
-    own = hashes[block.hashes.astype(np.int64)]
-    order = np.argsort(own)
-    per_term = np.diff(block.starts)[order]
-    starts = np.concatenate([[0], np.cumsum(per_term)]).astype(np.int64)
-    taken = np.repeat(block.starts[:-1][order] - starts[:-1], per_term) + np.arange(len(block.chunks))
-    return Postings(own[order], starts, block.chunks[taken], block.counts[taken], block.lengths)

@@ -13,8 +13,9 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,85 +23,14 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from rag.index.bm25 import BM25, Postings, best, build_postings, load_array, merge
+from rag.index.bm25 import Postings, build_with_pairs, group, load_array
 from rag.index.generations import live_generation
+from rag.index.lexical_view import Class, Part, View, compact, keys, merged, sorted_by_id, without
 from rag.index.store import Generation, Store, scalar
 from rag.index.tokens import TOKENS_VERSION, Analyzer
-from rag.records import Access
 
 REFRESH_S = 1.0  # how old what a search sees may be
-MAX_PARTS = 8  # a search looks into each
-MERGE_SHARE = 0.2  # of the large part; where the small ones hold more, all become one
 FETCH_ROWS = 5_000
-
-Class = tuple[str, tuple[str, ...]]  # tenant and labels of a document
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some chunks of a generation, searchable. Arrays go by slot."""
-
-    postings: Postings
-    chunk_ids: np.ndarray  # (chunks, 16) uint8
-    documents: np.ndarray  # (chunks,) uint64, the first half of each one's doc_id
-    classes: np.ndarray  # (chunks,) int32, who may see it: a place in the index's list of classes
-    by_id: np.ndarray  # (chunks,) int32, slots in the order of the first half of their chunk_id
-    alive: np.ndarray | None = None  # (chunks,) bool; None: all
-
-
-@dataclass(frozen=True)
-class View:
-    """The index at one moment. Immutable."""
-
-    parts: tuple[Part, ...]
-    bm25: BM25
-    classes: tuple[Class, ...]
-    masks: dict[Any, np.ndarray] = field(default_factory=dict)  # by filter, while this view is the newest
-
-    def search(self, terms: Sequence[str], k: int, allowed: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
-        """Ids of the k best allowed chunks, best first, and the scores of all slots."""
-        scores = self.bm25.scores(terms)
-        if allowed is not None:
-            scores *= allowed
-        slots = best(scores, k)
-        return [self.chunk_id(slot) for slot in slots], scores
-
-    def chunk_id(self, slot: int) -> str:
-        part = int(np.searchsorted(self.bm25.offsets, slot, side="right")) - 1
-        return str(self.parts[part].chunk_ids[slot - self.bm25.offsets[part]].tobytes().hex())
-
-    def slots(self, chunk_ids: Sequence[str]) -> np.ndarray:
-        """(len(chunk_ids),) int64; -1 for a chunk that is not here."""
-        found = np.full(len(chunk_ids), -1, np.int64)
-        keys = _keys(chunk_ids)
-        for part, offset in zip(self.parts, self.bm25.offsets, strict=False):
-            own = _first_half(part.chunk_ids)
-            at = np.searchsorted(own, keys, sorter=part.by_id)
-            at = np.minimum(at, len(own) - 1)
-            slot = part.by_id[at] if len(own) else np.zeros(len(keys), np.int32)
-            is_here = own[slot] == keys if len(own) else np.zeros(len(keys), bool)
-            if part.alive is not None and len(own):
-                is_here &= part.alive[slot]
-            found[is_here] = slot[is_here] + offset
-        return found
-
-    def seen_by(self, access: Access | None) -> np.ndarray | None:
-        """(slots,) bool: what the caller may see; None: everything."""
-        if access is None:
-            return None
-        may = np.array([_may_see(access, one) for one in self.classes], bool)
-        if may.all():
-            return None
-        return np.concatenate([may[part.classes] for part in self.parts])
-
-    def of_documents(self, key: Any, find: Callable[[], Sequence[str]]) -> np.ndarray:
-        """(slots,) bool: chunks of the documents that `find` returns, asked for once in this view's life."""
-        if key not in self.masks:
-            if len(self.masks) >= 64:
-                self.masks.clear()
-            wanted = _keys(find())
-            self.masks[key] = np.concatenate([np.isin(part.documents, wanted) for part in self.parts])
-        return self.masks[key]
 
 
 class LexicalIndex:
@@ -108,7 +38,6 @@ class LexicalIndex:
 
     def __init__(self, store: Store, generation: Generation, home: Path) -> None:
         self.store, self.generation = store, generation
-        self.analyzer = Analyzer(generation.language)
         name = f"{generation.generation_id}-{generation.language}-{TOKENS_VERSION}"
         self._folder = home / "lexical" / database_key(store) / name
         self._lock = threading.Lock()
@@ -116,6 +45,11 @@ class LexicalIndex:
         self._watermark = "0"  # every transaction before it is in the view
         self._applied: dict[str, str] = {}  # doc_id: the transaction after the watermark that is in the view
         self._checked_at = 0.0
+
+    @cached_property
+    def analyzer(self) -> Analyzer:
+        """Made when there is a text to cut: a run that finds nothing changed has none."""
+        return Analyzer(self.generation.language)
 
     def view(self) -> View:
         """As of a second ago at most; while another thread brings it up to date, as it was."""
@@ -139,8 +73,8 @@ class LexicalIndex:
         with self._lock:
             view = self._view
             assert view is not None
-            if len(_compact(list(view.parts))) == 1 < len(view.parts) or _newest(self._folder) is None:
-                self._set([_merged(view.parts)], view.classes)
+            if len(compact(list(view.parts))) == 1 < len(view.parts) or _newest(self._folder) is None:
+                self._view = View([merged(view.parts)], view.classes)
                 self._publish()
 
     def _open(self) -> None:
@@ -164,7 +98,8 @@ class LexicalIndex:
             statement = _CHUNKS.format(self.generation.table, sql.SQL("true"))
             with conn.cursor("lexical") as cursor:  # a named one: the server sends it piece by piece
                 cursor.itersize = FETCH_ROWS
-                self._set([self._part(cursor.execute(statement), classes)], tuple(classes))
+                part = self._part(cursor.execute(statement), classes)
+            self._view = View([part], tuple(classes))
 
     def _follow(self) -> None:
         """Takes in what changed since the watermark."""
@@ -184,8 +119,8 @@ class LexicalIndex:
                 statement = _CHUNKS.format(self.generation.table, sql.SQL("doc_id = any(%s)"))
                 part = self._part(conn.execute(statement, [fresh]), classes)
         if part is not None:
-            parts = [_without(one, _keys(fresh)) for one in self._view.parts]
-            self._set(_compact([*parts, part]), tuple(classes))
+            parts = [without(one, keys(fresh)) for one in self._view.parts]
+            self._view = View(compact([*parts, part]), tuple(classes))
         self._watermark = watermark
         if len(self._view.parts) == 1 and part is not None:
             self._publish()
@@ -193,22 +128,31 @@ class LexicalIndex:
 
     def _part(self, rows: Iterable[tuple[Any, ...]], classes: dict[Class, int]) -> Part:
         """`classes` learns those of the rows."""
-        ids, documents, own = [], [], []
+        ids: list[str] = []
+        of_chunks: list[str] = []
+        own: list[int] = []
 
         def terms() -> Iterable[list[str]]:
             for chunk_id, doc_id, tenant, labels, title, prefix, text in rows:
                 ids.append(chunk_id)
-                documents.append(doc_id)
+                of_chunks.append(doc_id)
                 own.append(classes.setdefault((tenant, tuple(labels)), len(classes)))
                 yield self.analyzer.terms(f"{title}\n{prefix}\n{text}")
 
-        postings = build_postings(terms())
+        postings, pairs = build_with_pairs(terms())
         chunk_ids = np.frombuffer(bytes.fromhex("".join(ids)), np.uint8).reshape(-1, 16)
-        return Part(postings, chunk_ids, _keys(documents), np.asarray(own, np.int32), _sorted_by_id(chunk_ids))
-
-    def _set(self, parts: Sequence[Part], classes: tuple[Class, ...]) -> None:
-        bm25 = BM25([part.postings for part in parts], [part.alive for part in parts])
-        self._view = View(tuple(parts), bm25, classes)
+        documents, first, owner = np.unique(keys(of_chunks), return_index=True, return_inverse=True)
+        whole = group(postings, owner, len(documents))
+        return Part(
+            postings=postings,
+            whole=whole,
+            pairs=replace(group(pairs, owner, len(documents)), lengths=whole.lengths),
+            chunk_ids=chunk_ids,
+            owner=owner.astype(np.int32),
+            by_id=sorted_by_id(chunk_ids),
+            documents=documents,
+            classes=np.asarray(own, np.int32)[first],
+        )
 
     def _publish(self) -> None:
         """Writes the only part to a file, whole or not at all, and maps it.
@@ -221,7 +165,9 @@ class LexicalIndex:
         part = self._view.parts[0]
         with contextlib.suppress(OSError), fasteners.InterProcessLock(self._folder / "lock"):  # a full disk: unshared
             aside = Path(tempfile.mkdtemp(dir=self._folder))
-            part.postings.save(aside)
+            part.postings.save(aside / "chunks")
+            part.whole.save(aside / "whole")
+            part.pairs.save(aside / "pairs")
             for name in _ARRAYS:
                 np.save(aside / f"{name}.npy", getattr(part, name), allow_pickle=False)
             about = {"watermark": self._watermark, "classes": self._view.classes}
@@ -236,12 +182,13 @@ class LexicalIndex:
 
     def _read(self, folder: Path) -> None:
         about = json.loads((folder / "about.json").read_text())
-        part = Part(Postings.load(folder), *(load_array(folder / f"{name}.npy") for name in _ARRAYS))
+        chunks, whole, pairs = (Postings.load(folder / name) for name in ("chunks", "whole", "pairs"))
+        part = Part(chunks, whole, pairs, *(load_array(folder / f"{name}.npy") for name in _ARRAYS))
         self._watermark = str(int(about["watermark"]))
-        self._set([part], tuple((tenant, tuple(labels)) for tenant, labels in about["classes"]))
+        self._view = View([part], tuple((tenant, tuple(labels)) for tenant, labels in about["classes"]))
 
 
-_ARRAYS = ("chunk_ids", "documents", "classes", "by_id")
+_ARRAYS = ("chunk_ids", "owner", "by_id", "documents", "classes")
 _CHUNKS = sql.SQL("select chunk_id, doc_id, tenant, labels, title, prefix, text from {} where not is_duplicate and {}")
 
 
@@ -282,50 +229,3 @@ def _oldest_running(conn: psycopg.Connection[Any]) -> str:
 def _newest(folder: Path) -> Path | None:
     numbers = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     return max(numbers, key=lambda path: int(path.name), default=None)
-
-
-def _keys(ids: Sequence[str]) -> np.ndarray:
-    """The first 64 bits of ids of 128: (len(ids),) uint64."""
-    return np.frombuffer(bytes.fromhex("".join(one[:16] for one in ids)), np.uint64)
-
-
-def _first_half(chunk_ids: np.ndarray) -> np.ndarray:
-    """(chunks, 16) uint8 -> (chunks,) uint64, without copying."""
-    return chunk_ids.view(np.uint64)[:, 0]
-
-
-def _sorted_by_id(chunk_ids: np.ndarray) -> np.ndarray:
-    return np.argsort(_first_half(chunk_ids)).astype(np.int32)
-
-
-def _may_see(access: Access, one: Class) -> bool:
-    tenant, labels = one
-    return tenant == access.tenant and (not labels or not set(labels).isdisjoint(access.labels))
-
-
-def _without(part: Part, documents: np.ndarray) -> Part:
-    gone = np.isin(part.documents, documents)
-    if not gone.any():
-        return part
-    return replace(part, alive=~gone if part.alive is None else part.alive & ~gone)
-
-
-def _compact(parts: list[Part]) -> list[Part]:
-    """The same chunks in fewer parts, where there are many, or small ones that are no longer small."""
-    large, *small = parts
-    if sum(len(part.documents) for part in small) > MERGE_SHARE * len(large.documents):
-        return [_merged(parts)]
-    return [large, _merged(small)] if len(parts) > MAX_PARTS else parts
-
-
-def _merged(parts: Sequence[Part]) -> Part:
-    alive = [np.ones(len(part.documents), bool) if part.alive is None else part.alive for part in parts]
-    kept = list(zip(parts, alive, strict=True))
-    chunk_ids = np.concatenate([part.chunk_ids[mask] for part, mask in kept])
-    return Part(
-        postings=merge([part.postings for part in parts], alive),
-        chunk_ids=chunk_ids,
-        documents=np.concatenate([part.documents[mask] for part, mask in kept]),
-        classes=np.concatenate([part.classes[mask] for part, mask in kept]),
-        by_id=_sorted_by_id(chunk_ids),
-    )

@@ -24,7 +24,8 @@ from rag.index.embed import Embedder, load_embedder
 from rag.index.filters import Filter, allowed_documents
 from rag.index.fingerprint import Fingerprint
 from rag.index.generations import live_generation, read_live
-from rag.index.lexical import LexicalIndex, View
+from rag.index.lexical import LexicalIndex
+from rag.index.lexical_view import View
 from rag.index.restricted import Restriction
 from rag.index.store import Generation, Store
 from rag.index.vectors import nearest, read_chunks
@@ -39,7 +40,7 @@ from rag.search.rerank.listwise import Complete
 MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a mistake or an attack
 MAX_QUERY_TERMS = 1000  # of the rest BM25 takes no notice: each may stand in every chunk
 MAX_INDEXES = 8  # lexical indexes kept open; a collection has one
-DEFAULT_WEIGHT = 0.5  # experiments/LOG.md
+DEFAULT_WEIGHT = 0.55  # experiments/LOG.md
 NUM_THREADS = 8  # that look for words while others look for meaning
 
 Scored = list[tuple[float, Any]]  # rows of chunks, best first

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Plus
 
-from rag.index.bm25 import BM25, TOP_BLOCK, Postings, best, build_postings, merge, top
+from rag.index.bm25 import BM25, TOP_BLOCK, Postings, best, build_postings, group, merge, top
 
 CHUNKS = [["whale", "sea", "whale"], ["ship", "sea"], [], ["whale"], ["ship", "ship", "captain", "sea", "sea"]]
 
@@ -76,3 +76,18 @@ def test_the_best_are_those_of_a_full_sort(k: int, scale: int, seed: int) -> Non
     scores = draw.integers(0, 50, TOP_BLOCK * 40 * scale + 7).astype(np.float32)  # with many equals
     expected = np.lexsort((np.arange(len(scores)), -scores))[:k]
     np.testing.assert_array_equal(top(scores, k), expected)
+
+
+@given(some_chunks, st.lists(words, max_size=6), st.data())
+def test_chunks_grouped_by_document_score_as_documents(
+    chunks: list[list[str]], query: list[str], data: st.DataObject
+) -> None:
+    owner = data.draw(st.lists(st.integers(0, 4), min_size=len(chunks), max_size=len(chunks)))
+    documents: list[list[str]] = [[] for _ in range(5)]
+    for number, chunk in zip(owner, chunks, strict=True):
+        documents[number] += chunk
+    postings = build_postings(chunks)
+    before = BM25([postings], [None]).scores(query)
+    grouped = BM25([group(postings, np.array(owner), 5)], [None]).scores(query)
+    np.testing.assert_allclose(grouped, BM25([build_postings(documents)], [None]).scores(query), rtol=1e-5)
+    np.testing.assert_array_equal(BM25([postings], [None]).scores(query), before)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag.index import lexical
+from rag.index import lexical, lexical_view
 from rag.index.generations import activate, ensure_generation, live_generation
 from rag.index.lexical import LexicalIndex, update_lexical
 from rag.index.store import Generation, IndexedDocument, Store
@@ -21,11 +21,16 @@ from rag.records import Access, Chunk, Section
 DIM = 4
 
 
-def document(name: str, text: str) -> IndexedDocument:
+def document(name: str, text: str, parts: Sequence[str] = ()) -> IndexedDocument:
+    """With a chunk for each of `parts`, which lie in `text`; else one."""
     source = f"file:///{name}"
     section = Section(source, name, text)
-    chunk = Chunk(section.section_id, source, name, text, 0, len(text))
-    return IndexedDocument(source, "text/plain", text, "{}", (section,), (chunk,), np.ones((1, DIM), np.float32))
+    chunks = tuple(
+        Chunk(section.section_id, source, name, part, text.index(part), text.index(part) + len(part))
+        for part in parts or [text]
+    )
+    embeddings = np.ones((len(chunks), DIM), np.float32)
+    return IndexedDocument(source, "text/plain", text, "{}", (section,), chunks, embeddings)
 
 
 @pytest.fixture
@@ -102,16 +107,44 @@ def test_a_second_process_maps_the_file_of_the_first_and_both_follow(
 def test_many_changes_become_one_part_that_is_the_same_index(
     store: Store, generation: Generation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lexical, "MERGE_SHARE", 1e9)
+    monkeypatch.setattr(lexical_view, "MERGE_SHARE", 1e9)
     index = LexicalIndex(store, generation, tmp_path)
-    written = [document(f"w{i}", f"whale {'song ' * i}") for i in range(lexical.MAX_PARTS + 3)]
+    written = [document(f"w{i}", f"whale {'song ' * i}") for i in range(lexical_view.MAX_PARTS + 3)]
     for one in written:
         store.write_documents(generation, [one])
         found(index, "whale")
-    assert 2 <= len(index.view().parts) <= lexical.MAX_PARTS
+    assert 2 <= len(index.view().parts) <= lexical_view.MAX_PARTS
     fresh = LexicalIndex(store, generation, tmp_path / "elsewhere")
     assert found(index, "whale") == found(fresh, "whale")
     assert len(fresh.view().parts) == 1
+    scores, expected = (np.sort(one.view().search(["song", "whale"], 99)[1]) for one in (index, fresh))
+    np.testing.assert_allclose(scores[scores > 0], expected[expected > 0], rtol=1e-5)
+
+
+def test_a_chunk_is_found_by_what_its_document_says_elsewhere(
+    store: Store, generation: Generation, tmp_path: Path
+) -> None:
+    texts = {"e": ("The squid of the north.", "Giant arms."), "f": ("The squid of the south.", "Small arms.")}
+    made = {name: document(name, " ".join(parts), parts) for name, parts in texts.items()}
+    store.write_documents(generation, list(made.values()))
+    index = LexicalIndex(store, generation, tmp_path)
+    north, giant = ids(made["e"])
+    south, small = ids(made["f"])
+    assert found(index, "squid giant") == [giant, north, south]  # `small` holds no word of it
+    assert found(index, "squid small")[0] == small
+    view = index.view()
+    scores = view.search(["squid", "giant"], 9)[1][view.slots([north, giant, south, small])]
+    of_chunk = view.bm25.scores(["squid", "giant"])[view.slots([north])][0]
+    assert scores[0] == pytest.approx(of_chunk + view.whole.scores(["squid", "giant"]).max())
+    assert scores[3] == 0
+
+
+def test_words_that_stand_side_by_side_count_more(store: Store, generation: Generation, tmp_path: Path) -> None:
+    apart, together = document("g", "Squid, small and giant."), document("h", "Small, and giant squid.")
+    store.write_documents(generation, [apart, together])
+    index = LexicalIndex(store, generation, tmp_path)
+    assert found(index, "giant squids") == ids(together, apart)
+    assert found(index, "squid small") == ids(apart, together)  # one order only
 
 
 def test_where_the_changes_are_many_they_are_written_for_the_next_process(
@@ -127,7 +160,7 @@ def test_where_the_changes_are_many_they_are_written_for_the_next_process(
 
 def test_a_damaged_file_is_built_anew(store: Store, generation: Generation, tmp_path: Path) -> None:
     update_lexical(store, generation.collection, tmp_path)
-    for path in tmp_path.glob("lexical/*/*/*/chunks.npy"):
+    for path in tmp_path.glob("lexical/*/*/*/chunks/chunks.npy"):
         path.write_bytes(b"not an array")
     assert found(LexicalIndex(store, generation, tmp_path), "whale") == ids(document("a", "The whale dives."))
 
