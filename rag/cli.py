@@ -207,6 +207,7 @@ def search(
     rerank: Annotated[
         str | None, typer.Option(metavar="NAME", help="topics:FOLDER, cross-encoder:NAME or llm. [default: none]")
     ] = None,
+    rewrite: Annotated[str | None, typer.Option(help="By an LLM: multi-query or hyde. [default: none]")] = None,
     tenant: Annotated[
         str | None, typer.Option(help="See what a caller of this tenant sees. [default: everything]")
     ] = None,
@@ -222,18 +223,17 @@ def search(
     rag search "map_batches" --mode lexical --filter source=python:ray.data
     rag search "salary bands" --tenant acme --label hr
     """
-    from rag.generate.complete import load_complete
+    from rag.generate.complete import open_search
     from rag.generate.extractive import best_sentence
     from rag.search.filters import parse_filters
-    from rag.search.retrieve import hit_json, open_retriever
+    from rag.search.retrieve import hit_json
 
-    settings = settings_for(collection, search={"k": k, "mode": mode}, rerank={"name": rerank})
+    settings = settings_for(collection, search={"k": k, "mode": mode, "rewrite": rewrite}, rerank={"name": rerank})
     chosen = parse_filters(filters or [])
     if label and tenant is None:
         raise ConfigError("--label says what a caller may see; name the caller's --tenant too ('' for none)")
     access = None if tenant is None else Access(tenant, tuple(label or ()))
-    complete = load_complete(settings.llm) if settings.rerank.name == "llm" else None
-    retriever = open_retriever(settings, complete)
+    retriever = open_search(settings)
     result = retriever.search(query, settings.collection, filters=chosen, access=access, exact=exact)
     if as_json:
         hits = [hit_json(hit) for hit in result.hits]

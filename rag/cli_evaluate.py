@@ -68,7 +68,7 @@ def retrieval(
     from rag.evaluate.retrieval import Plan, parse_mode, report_json
     from rag.evaluate.retrieval import evaluate as run
     from rag.evaluate.trec import check_folder, run_path, write_run
-    from rag.search.retrieve import open_retriever
+    from rag.generate.complete import open_search
 
     settings = settings_for(collection)
     modes = _modes(mode or settings.search.mode)
@@ -78,7 +78,7 @@ def retrieval(
     for path in paths.values():
         check_folder(path)
     corpus = prepare_corpus(labelled, settings, collection)
-    retriever = open_retriever(settings)
+    retriever = open_search(settings)
     try:
         tuned = _tuned(retriever, labelled, corpus.collection) if tune else None
         plan = Plan(k, settings.llm.k, rerank, rerankers.__getitem__)

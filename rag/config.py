@@ -107,6 +107,7 @@ class SearchConfig(_Part):
     candidates: int = Field(100, ge=1, le=1000, description="chunks that each arm of a hybrid search offers, at least")
     fusion: Literal["scores", "rrf"] = Field("scores", description="standardised scores, or reciprocal ranks")
     weight: float | None = Field(None, ge=0, le=1, description="of meaning in hybrid; tuned for the collection, or .55")
+    rewrite: Literal["none", "multi-query", "hyde"] = Field("none", description="by an LLM, before searching")
     merge_copies: bool = Field(False, description="hits that nearly repeat a better one are left out")
     diversity: float = Field(1.0, ge=0, le=1, description="below 1 hits are chosen to differ: lambda of MMR")
     neighbours: int = Field(0, ge=0, le=50, description="chunks before and after a hit that are shown with it")

@@ -18,11 +18,12 @@ from typing import Literal, overload
 from rag.catalog import EXTRACTIVE
 from rag.config import Settings, load_settings
 from rag.errors import GenerationError
+from rag.generate.complete import open_search
 from rag.generate.extractive import UNSUPPORTED, quote
 from rag.generate.llm import LLM, load_llm
 from rag.generate.prompt import build_prompt, cite
 from rag.records import Answer, Hit, Prompt, Usage
-from rag.search.retrieve import Retriever, open_retriever
+from rag.search.retrieve import Retriever
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class QueryAgent:
         """What is not given is opened from `settings`. Raises DatabaseError, ModelError, ConfigError."""
         self.settings = settings or load_settings()
         self.collection = collection or self.settings.collection
-        self.retriever = retriever or open_retriever(self.settings)
+        self.retriever = retriever or open_search(self.settings)
         self.llm = llm or load_llm(self.settings.llm)
 
     @overload

@@ -13,6 +13,7 @@ from rag.config import LLMConfig, Settings
 from rag.errors import ConfigError
 from rag.generate.llm import LLM, load_llm
 from rag.records import Message
+from rag.search.retrieve import Retriever, open_retriever
 
 Complete = Callable[[list[Message]], str]
 
@@ -25,6 +26,12 @@ def load_complete(config: LLMConfig) -> Complete:
     if llm is None:
         raise ConfigError(f"{config.name}: expected a language model, found one that only quotes; name another")
     return partial(complete, llm, config.max_tokens)
+
+
+def open_search(settings: Settings) -> Retriever:
+    """A retriever with the LLM that its settings ask for. Raises what `open_retriever` and `load_complete` raise."""
+    needs_llm = settings.rerank.name == "llm" or settings.search.rewrite != "none"
+    return open_retriever(settings, load_complete(settings.llm) if needs_llm else None)
 
 
 def complete(llm: LLM, max_tokens: int, messages: list[Message]) -> str:

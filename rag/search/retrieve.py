@@ -32,10 +32,11 @@ from rag.index.vectors import nearest, read_chunks
 from rag.records import Access, Hit
 from rag.search.arrange import Arrangement
 from rag.search.filters import make_filter
-from rag.search.fusion import fuse
+from rag.search.fusion import RRF_K, fuse
 from rag.search.rerank import Reranker
 from rag.search.rerank.choose import make_reranker
 from rag.search.rerank.listwise import Complete
+from rag.search.rewrite import hypothetical_passage, mean_embedding, paraphrases
 
 MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a mistake or an attack
 MAX_QUERY_TERMS = 1000  # of the rest BM25 takes no notice: each may stand in every chunk
@@ -73,13 +74,15 @@ class _Asked:
     k: int
     restriction: Restriction
     exact: bool
+    paraphrases: tuple[str, ...] = ()  # searched too
+    passage: str = ""  # that might answer the query; searched by with it
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[stage] = time.perf_counter() - started
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
 class Retriever:
@@ -92,9 +95,16 @@ class Retriever:
         embedder: Embedder,
         home: Path,
         arrangement: Arrangement | None = None,
+        complete: Complete | None = None,
     ) -> None:
-        """`home` is where lexical indexes are kept. Without an `arrangement` there is no reranker."""
+        """`home` is where lexical indexes are kept. Without an `arrangement` there is no reranker.
+
+        `complete` runs the LLM of search.rewrite. Raises ConfigError where there is none.
+        """
+        if config.rewrite != "none" and complete is None:
+            raise ConfigError(f"search.rewrite is {config.rewrite}, which an LLM does: expected one, found none")
         self.store, self.config, self.embedder, self.home = store, config, embedder, home
+        self._complete = complete
         self.arrangement = arrangement or Arrangement(config)
         self._indexes: dict[tuple[int, str], LexicalIndex] = {}
         self._lock = threading.Lock()
@@ -131,16 +141,28 @@ class Retriever:
         if not asked.query:
             return SearchResult(query, collection, (), {})
 
+        asked = self._rewritten(asked)
+
         def read(latest: Generation) -> list[Hit]:
+            rankings = [find(latest, replace(asked, query=one)) for one in (asked.query, *asked.paraphrases)]
             hits = [
                 Hit(rank, score, row.chunk_id, row.source, row.title, row.text, row.start_char, row.end_char)
-                for rank, (score, row) in enumerate(find(latest, asked), start=1)
+                for rank, (score, row) in enumerate(_merged(rankings)[: asked.k], start=1)
             ]
             return arrangement.arrange(self.store, latest, asked.query, hits, k, asked.timed)
 
         hits = tuple(read_live(self.store, generation, read))
         asked.seconds["search"] = time.perf_counter() - started
         return SearchResult(query, collection, hits, {name: round(s * 1000, 2) for name, s in asked.seconds.items()})
+
+    def _rewritten(self, asked: _Asked) -> _Asked:
+        if self.config.rewrite == "none" or self._complete is None:
+            return asked
+        with asked.timed("rewrite"):
+            if self.config.rewrite == "hyde":
+                passage = hypothetical_passage(asked.query, self._complete)
+                return replace(asked, passage="" if passage == asked.query else passage)
+            return replace(asked, paraphrases=tuple(paraphrases(asked.query, self._complete)[1:]))
 
     def _ways(self) -> dict[str, Any]:
         return {"hybrid": self._hybrid, "semantic": self._semantic, "lexical": self._lexical}
@@ -190,6 +212,8 @@ class Retriever:
         self._check_fingerprint(generation)  # again: the live one may have changed since
         with asked.timed("embed"):
             embedding: np.ndarray = self.embedder.embed([asked.query], "query")[0]
+            if asked.passage:
+                embedding = mean_embedding(np.stack([embedding, self.embedder.embed([asked.passage], "passage")[0]]))
         return embedding
 
     def _nearest(self, generation: Generation, asked: _Asked, embedding: np.ndarray, k: int) -> Scored:
@@ -258,7 +282,7 @@ class Retriever:
 
 
 def open_retriever(settings: Settings, complete: Complete | None = None) -> Retriever:
-    """A retriever over the configured database, embedder and reranker; `complete` runs the LLM of one that has an LLM.
+    """A retriever over the configured database, embedder and reranker; `complete` runs the LLM, where one is asked for.
 
     Raises DatabaseError, ModelError, ConfigError.
     """
@@ -266,13 +290,31 @@ def open_retriever(settings: Settings, complete: Complete | None = None) -> Retr
     embedder = load_embedder(settings.embed, settings.home)
     reranker = make_reranker(settings.rerank, complete, settings.home)
     return Retriever(
-        store, settings.search, embedder, settings.home, Arrangement(settings.search, reranker, settings.rerank.k)
+        store,
+        settings.search,
+        embedder,
+        settings.home,
+        Arrangement(settings.search, reranker, settings.rerank.k),
+        complete,
     )
 
 
 def hit_json(hit: Hit) -> dict[str, object]:
     """A hit in the shape of `rag search --json`."""
     return asdict(hit)
+
+
+def _merged(rankings: Sequence[Scored]) -> Scored:
+    """Several rankings as one, by reciprocal ranks; a single one as it is."""
+    if len(rankings) == 1:
+        return rankings[0]
+    rows: dict[str, Any] = {}
+    scores: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, (_, row) in enumerate(ranking, start=1):
+            rows.setdefault(row.chunk_id, row)
+            scores[row.chunk_id] = scores.get(row.chunk_id, 0.0) + 1 / (RRF_K + rank)
+    return sorted(((scores[one], rows[one]) for one in rows), key=lambda found: (-found[0], found[1].chunk_id))
 
 
 def _plain(query: str) -> str:
