@@ -11,10 +11,12 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bulk import Made, copy_documents
 
 from rag.config import IndexConfig
 from rag.index.database import migrate
@@ -24,7 +26,7 @@ from rag.index.hnsw import update_hnsw
 from rag.index.server import EmbeddedServer
 from rag.index.store import Generation, Store
 from rag.index.vectors import nearest
-from rag.records import Access, document_id
+from rag.records import Access
 
 DIM, PER_DOCUMENT, CLUSTERS, TENANTS = 384, 5, 200, 20
 NOISE = 0.7  # beside a centre of norm 1: clusters lie well apart, which is hard for a graph
@@ -45,49 +47,21 @@ def fill(store: Store, num_chunks: int, rng: np.random.Generator) -> tuple[Gener
     num_documents = num_chunks // PER_DOCUMENT
     clusters = rng.integers(CLUSTERS, size=num_documents)
     draws = rng.random(num_documents)
-    sources = [f"file:///made/{i}.md" for i in range(num_documents)]
-    doc_ids = [document_id(source) for source in sources]
-    with store.pool.connection() as conn, conn.transaction(), conn.cursor() as cur:
-        with cur.copy(
-            "copy documents (collection_id, doc_id, source, mime, content_hash, meta, tenant, labels)"
-            " from stdin (format binary)"
-        ) as rows:
-            rows.set_types(["int4", "text", "text", "text", "text", "jsonb", "text", "text[]"])
-            for i, (source, doc_id) in enumerate(zip(sources, doc_ids, strict=True)):
-                meta = {f"share{s}": "yes" for s in SHARES if draws[i] < s}
-                meta |= {f"cluster{s}": "yes" for s in SHARES if clusters[i] < s * CLUSTERS}
-                rows.write_row((g.collection_id, doc_id, source, "text/plain", "h", _jsonb(meta), _tenant(i), []))
-        with cur.copy("copy generation_documents (generation_id, doc_id, content_hash, num_chunks) from stdin") as rows:
-            for doc_id in doc_ids:
-                rows.write_row((g.generation_id, doc_id, "h", PER_DOCUMENT))
-        with cur.copy(
-            f"copy chunks_{g.generation_id} (generation_id, chunk_id, doc_id, section_id, source, title, text,"
-            " start_char, end_char, embedding, tenant, labels) from stdin (format binary)"
-        ) as rows:
-            rows.set_types(["int4", *["text"] * 6, "int4", "int4", "vector", "text", "text[]"])
-            order = rng.permutation(num_documents)  # neighbours on disk are not neighbours in space
-            for i in order:
-                for n, vector in enumerate(make_vectors(centres, np.full(PER_DOCUMENT, clusters[i]), rng)):
-                    rows.write_row(
-                        (g.generation_id, f"{doc_ids[i]}-{n}", doc_ids[i], doc_ids[i], f"{sources[i]}#s", "Title", TEXT)
-                        + (0, len(TEXT), vector, _tenant(i), [])
-                    )
-    with store.pool.connection() as conn:
-        conn.autocommit = True
-        conn.execute("vacuum analyze")
-        conn.autocommit = False
+
+    def made() -> Iterator[Made]:
+        for i in rng.permutation(num_documents):  # neighbours on disk are not neighbours in space
+            meta = {f"share{s}": "yes" for s in SHARES if draws[i] < s}
+            meta |= {f"cluster{s}": "yes" for s in SHARES if clusters[i] < s * CLUSTERS}
+            vectors = make_vectors(centres, np.full(PER_DOCUMENT, clusters[i]), rng)
+            yield Made(f"file:///made/{i}.md", [TEXT] * PER_DOCUMENT, vectors, meta, _tenant(i))
+
+    copy_documents(store, g, made())
     activate(store, g, update_hnsw(store, g, IndexConfig(), 100))
     return live_generation(store, "filtered"), centres
 
 
 def _tenant(number: int) -> str:
     return f"tenant{number % TENANTS}"
-
-
-def _jsonb(value: Any) -> Any:
-    from psycopg.types.json import Jsonb
-
-    return Jsonb(value)
 
 
 def measure(store: Store, g: Generation, queries: np.ndarray, **restriction: Any) -> dict[str, Any]:

@@ -51,9 +51,10 @@ def plan_embedding(free: Sequence[float], total_gpus: float) -> EmbedPlan:
         return EmbedPlan(int(total_gpus), 0.5, 1, 1)
     if largest >= 3:
         return EmbedPlan(sum(max(0, int((cpus - 1) // 2)) for cpus in free), 2, 0, 2)
-    # Small nodes get one actor each, with threads for all of its CPUs; it shares them with tasks that mostly wait.
-    num_actors = sum(cpus >= 0.5 + 2 * TASK_CPUS for cpus in free)
-    return EmbedPlan(num_actors, 0.5 if len(free) == 1 or largest < 1.5 else 1, 0, max(1, int(largest)))
+    # Small nodes get an actor for each CPU, which share them with tasks that mostly wait: two actors of a thread each
+    # are 10 to 20 % faster than one of two. Of several nodes none may get more actors than CPUs.
+    num_actors = sum(max(1, int(cpus)) for cpus in free if cpus >= 0.5 + 2 * TASK_CPUS)
+    return EmbedPlan(num_actors, 0.5 if len(free) == 1 or largest < 1.5 else 0.75, 0, 1)
 
 
 def free_cpus() -> list[float]:

@@ -28,7 +28,7 @@ from rag.records import DocumentRef
 
 SMALL_JOB_BYTES = 200_000  # about 350 chunks, five seconds of work; Ray and its actor take twice that to start
 # A batch is what a kill can undo, so it is a small part of the whole; yet enough to sort by length (about 40 chunks).
-BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 60, 20_000, 300_000
+BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 100, 20_000, 300_000
 MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 NO_PREFIX_TIMEOUT_S = 86_400.0  # an LLM may take hours for the chunks of one large document; it has timeouts of its own

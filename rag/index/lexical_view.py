@@ -63,12 +63,16 @@ class View:
         of_documents = self.whole.scores(terms) + PAIR_WEIGHT * self.pairs.scores_of(pairs.tolist())
         found = np.flatnonzero(scores)
         scores[found] += of_documents[self._owner[found]]
-        slots = best(scores, k)
-        return [self.chunk_id(slot) for slot in slots], scores
+        return self.chunk_ids(best(scores, k)), scores
 
-    def chunk_id(self, slot: int) -> str:
-        part = int(np.searchsorted(self.bm25.offsets, slot, side="right")) - 1
-        return str(self.parts[part].chunk_ids[slot - self.bm25.offsets[part]].tobytes().hex())
+    def chunk_ids(self, slots: np.ndarray) -> list[str]:
+        """(n,) int64 -> n ids."""
+        rows = np.empty((len(slots), 16), np.uint8)
+        for part, start, end in zip(self.parts, self.bm25.offsets, self.bm25.offsets[1:], strict=False):
+            here = (slots >= start) & (slots < end)
+            rows[here] = part.chunk_ids[slots[here] - start]
+        text = rows.tobytes().hex()
+        return [text[i : i + 32] for i in range(0, len(text), 32)]
 
     def slots(self, chunk_ids: Sequence[str]) -> np.ndarray:
         """(len(chunk_ids),) int64; -1 for a chunk that is not here."""

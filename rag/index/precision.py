@@ -56,9 +56,13 @@ def _torch_forward(encoder: Encoder, precision: str) -> Forward:
     """The transformer in `precision`; what follows it (pooling, norm) is done in fp32."""
     import torch
 
+    from rag.index.packed import pack_linears
+
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     # Loaded weights may be fp16; the model's own stay as they are, for the other precisions are made from them.
     transformer = copy.deepcopy(encoder.transformer).to(dtype).eval()
+    if encoder.device == "cpu":
+        pack_linears(transformer)
 
     def forward(batch: dict[str, "Tensor"]) -> "Tensor":
         tokens: Tensor = transformer(**batch)[0]
@@ -202,8 +206,7 @@ def _machine(weights: str, on_gpu: bool) -> str:
     import torch
 
     device = torch.cuda.get_device_name() if on_gpu else _cpu_name()
-    threads = f"{torch.get_num_threads()} threads"
-    return " | ".join([weights, device, f"torch {torch.__version__}", threads, f"openvino {_openvino_version()}"])
+    return " | ".join([weights, device, f"torch {torch.__version__}", f"openvino {_openvino_version()}"])
 
 
 def _cpu_name() -> str:

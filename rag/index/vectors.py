@@ -25,6 +25,7 @@ from rag.index.restricted import (
 from rag.index.store import Generation, Store
 from rag.records import Access
 
+DEPTH = 2  # candidates that the graph is followed for, where one hit is wanted: at 1 the last hits are often missed
 OVERFETCH = 4  # candidates for a hit where a filter makes the graph's order less sure
 MAX_EF_SEARCH = 1000  # pgvector's
 
@@ -56,7 +57,7 @@ def nearest(  # noqa: PLR0913 - what is searched, how, and for whom
     num_wanted, max_steps = k * OVERFETCH, 0
     if restriction and not exact and "vectors" in generation.stats:
         max_steps = steps_worth_taking(store, generation, restriction, num_wanted)
-    with store.pool.connection() as conn, reading_as(conn, access):
+    with store.reading() as conn, reading_as(conn, access):
         if not restriction:
             return _nearest(conn, generation, query, k, ef_search, exact)
         if max_steps:
@@ -75,7 +76,7 @@ def _nearest(
     chunks = every_chunk(generation)
     if exact or "vectors" not in generation.stats:
         return _ranked(_by_scan(conn, chunks, query, k), k)
-    return _ranked(_by_graph(conn, Graph(generation, max(ef_search, k)), chunks, query, k), k)
+    return _ranked(_by_graph(conn, Graph(generation, max(ef_search, DEPTH * k)), chunks, query, k), k)
 
 
 def _by_scan(conn: psycopg.Connection[Any], chunks: Chunks, query: np.ndarray, k: int) -> list[Any]:
@@ -100,14 +101,13 @@ class Graph:
 def _by_graph(
     conn: psycopg.Connection[Any], graph: Graph, chunks: Chunks, query: np.ndarray, num_wanted: int
 ) -> list[Any]:
-    """Candidates by the type that the index was built over."""
+    """Candidates by the type that the index was built over, within a transaction of the caller's."""
     distance = sql.SQL("c.embedding::{0}({1}) <#> %(query)s::{0}({1})").format(
         sql.SQL(graph.generation.stats["vectors"]), sql.Literal(graph.generation.dim)
     )
-    with conn.transaction():
-        ef_search = str(min(MAX_EF_SEARCH, graph.ef_search))
-        conn.execute(_BY_GRAPH, [ef_search, graph.iterative_scan, str(graph.max_steps)])
-        return _read(conn, chunks, distance, query, num_wanted)
+    ef_search = str(min(MAX_EF_SEARCH, graph.ef_search))
+    conn.execute(_BY_GRAPH, [ef_search, graph.iterative_scan, str(graph.max_steps)])
+    return _read(conn, chunks, distance, query, num_wanted)
 
 
 def _read(
@@ -118,7 +118,7 @@ def _read(
         " c.embedding from {source} where not c.is_duplicate and {condition} order by {distance} limit %(k)s)"
         " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char from nearest"
     ).format(source=chunks.source, condition=chunks.condition, distance=distance)
-    with conn.cursor(row_factory=namedtuple_row) as cur:
+    with conn.cursor(row_factory=namedtuple_row, binary=True) as cur:
         cur.execute(statement, {"query": np.asarray(query, np.float32), "k": k, **chunks.params})
         return cur.fetchall()
 
@@ -185,9 +185,9 @@ def read_chunks(
     if query is not None:
         params["query"] = np.asarray(query, np.float32)
     with (
-        store.pool.connection() as conn,
+        store.reading() as conn,
         reading_as(conn, restriction.access),
-        conn.cursor(row_factory=namedtuple_row) as cur,
+        conn.cursor(row_factory=namedtuple_row, binary=True) as cur,
     ):
         rows: list[Any] = cur.execute(statement, params).fetchall()
     return [(float(row.score), row) for row in rows]

@@ -42,7 +42,7 @@ MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a m
 MAX_QUERY_TERMS = 1000  # of the rest BM25 takes no notice: each may stand in every chunk
 MAX_INDEXES = 8  # lexical indexes kept open; a collection has one
 DEFAULT_WEIGHT = 0.55  # experiments/LOG.md
-NUM_THREADS = 8  # that look for words while others look for meaning
+NUM_THREADS = 8  # that wait for the database while others look for words
 
 Scored = list[tuple[float, Any]]  # rows of chunks, best first
 
@@ -108,7 +108,7 @@ class Retriever:
         self.arrangement = arrangement or Arrangement(config)
         self._indexes: dict[tuple[int, str], LexicalIndex] = {}
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lexical")
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="semantic")
 
     def search(  # noqa: PLR0913 - what is asked, of what, how, and by whom
         self,
@@ -196,14 +196,18 @@ class Retriever:
         return self._candidates(generation, _Asked(_plain(query), self.config.k, Restriction(), False))
 
     def _candidates(self, generation: Generation, asked: _Asked) -> Candidates:
-        """Both arms at once; then each candidate gets its score in both, whichever arm found it."""
+        """Both arms at once, each of whose chunks gets its score in the other arm, too.
+
+        This thread looks for words, and reads what it found, while the database looks for meaning. It does not begin
+        before the embedding is there: the two would take the interpreter's lock from each other, which costs more
+        than it saves.
+        """
         k = max(self.config.candidates, asked.k)
-        by_words = self._threads.submit(self._best_by_words, generation, asked, k)
         embedding = self._embed(generation, asked)
-        found = {row.chunk_id: (cosine, row) for cosine, row in self._nearest(generation, asked, embedding, k)}
-        view, chunk_ids, scores = by_words.result()
-        others = [one for one in chunk_ids if one not in found]
-        found |= {row.chunk_id: (cosine, row) for cosine, row in self._read(generation, asked, others, embedding)}
+        by_meaning = self._threads.submit(self._nearest, generation, asked, embedding, k)
+        view, chunk_ids, scores = self._best_by_words(generation, asked, k)
+        by_words = self._read(generation, asked, chunk_ids, embedding)
+        found = {row.chunk_id: (cosine, row) for cosine, row in [*by_meaning.result(), *by_words]}
         slots = view.slots(list(found))
         bm25 = np.where(slots >= 0, scores[slots], 0.0) if len(scores) else np.zeros(len(found))
         return Candidates([row for _, row in found.values()], np.array([c for c, _ in found.values()]), bm25)

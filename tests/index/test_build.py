@@ -258,12 +258,12 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
     ("free", "gpus", "plan"),
     [
         ([1], 0, EmbedPlan(1, 0.5, 0, 1)),
-        ([2], 0, EmbedPlan(1, 0.5, 0, 2)),
+        ([2], 0, EmbedPlan(2, 0.5, 0, 1)),
         ([8], 0, EmbedPlan(3, 2, 0, 2)),
         ([32], 0, EmbedPlan(15, 2, 0, 2)),
         ([9] * 4, 0, EmbedPlan(16, 2, 0, 2)),
         ([1] * 8, 0, EmbedPlan(8, 0.5, 0, 1)),
-        ([2] * 8 + [0.5], 0, EmbedPlan(8, 1, 0, 2)),
+        ([2] * 8 + [0.5], 0, EmbedPlan(16, 0.75, 0, 1)),
         ([16], 4, EmbedPlan(4, 0.5, 1, 1)),
     ],
 )
