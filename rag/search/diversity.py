@@ -5,6 +5,7 @@ a hit's score is still what the search gave it, so after `diversify` the order i
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,29 +27,33 @@ def merge_copies(hits: Sequence[Hit], similarity: float = 0.9) -> tuple[list[Hit
     count), or nearly: of the runs of five words that occur in either, a share of `similarity` or more occurs in both
     (Broder's resemblance, 1997). Texts of fewer than 40 letters are no copies: they are equal by chance.
     """
-    kept: list[tuple[Hit, str, Shingles]] = []
+    kept: list[Hit] = []
+    sizes: list[int] = []
+    with_letters: dict[str, int] = {}  # the place in `kept`
+    with_shingle: dict[tuple[str, ...], list[int]] = {}
     copies: dict[str, list[str]] = {}
     for hit in hits:
         words = re.findall(r"[^\W\d_]+", hit.text.lower())
-        letters, shingles = "".join(words), _shingles(words)
-        if len(letters) >= MIN_LETTERS:
-            same = (h for h, key, others in kept if key == letters or resemblance(shingles, others) >= similarity)
-            if (original := next(same, None)) is not None:
-                copies.setdefault(original.chunk_id, []).append(hit.source)
-                continue
-        kept.append((hit, letters, shingles if len(letters) >= MIN_LETTERS else frozenset()))
-    ranked = [replace(hit, rank=rank) for rank, (hit, _, _) in enumerate(kept, start=1)]
+        letters = "".join(words)
+        shingles = _shingles(words) if len(letters) >= MIN_LETTERS else frozenset()
+        shared = Counter(place for one in shingles for place in with_shingle.get(one, ()))
+        same = [at for at, num in shared.items() if num / (len(shingles) + sizes[at] - num) >= similarity]
+        if shingles and letters in with_letters:
+            same.append(with_letters[letters])
+        if same:
+            copies.setdefault(kept[min(same)].chunk_id, []).append(hit.source)
+            continue
+        with_letters.setdefault(letters, len(kept))
+        for one in shingles:
+            with_shingle.setdefault(one, []).append(len(kept))
+        kept.append(hit)
+        sizes.append(len(shingles))
+    ranked = [replace(hit, rank=rank) for rank, hit in enumerate(kept, start=1)]
     return ranked, {chunk_id: tuple(sources) for chunk_id, sources in copies.items()}
 
 
 def _shingles(words: Sequence[str]) -> Shingles:
     return frozenset(tuple(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1)))
-
-
-def resemblance(one: Shingles, other: Shingles) -> float:
-    """|one and other| / |one or other|, Jaccard's index; 0 of two empty sets."""
-    num_shared = len(one & other)
-    return num_shared / max(1, len(one) + len(other) - num_shared)
 
 
 def diversify(store: Store, generation: Generation, hits: Sequence[Hit], k: int, weight: float) -> list[Hit]:

@@ -10,7 +10,7 @@ from rag.config import Settings
 from rag.index.generations import ensure_generation
 from rag.index.store import IndexedDocument, Store
 from rag.records import Chunk, Hit, Section
-from rag.search.diversity import diversify, merge_copies, mmr, relevance, resemblance
+from rag.search.diversity import diversify, merge_copies, mmr, relevance
 
 NOTICE = "This release is provided without warranty of any kind, to the extent permitted by law, since 2019."
 
@@ -52,10 +52,28 @@ def test_short_texts_are_equal_by_chance() -> None:
     assert merge_copies(hits) == (hits, {})
 
 
-def test_resemblance_is_the_share_of_what_both_have() -> None:
-    one, other = frozenset([("a",), ("b",), ("c",)]), frozenset([("b",), ("c",), ("d",)])
-    assert resemblance(one, other) == 2 / 4
-    assert resemblance(frozenset(), frozenset()) == 0
+def runs(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+
+
+some_texts = st.lists(
+    st.lists(st.sampled_from(["penguins", "colonies", "antarctic", "krillswarm"]), min_size=8, max_size=12), max_size=12
+)
+
+
+@given(some_texts, st.floats(0.1, 1.0))
+def test_a_copy_is_what_shares_enough_runs_of_words_with_a_hit_that_was_kept(
+    words: list[list[str]], similarity: float
+) -> None:
+    texts = [" ".join(one) for one in words]
+    kept: list[str] = []
+    for text in texts:
+        shares = [len(runs(text) & runs(one)) / len(runs(text) | runs(one)) for one in kept]
+        if not any(share >= similarity for share in shares):
+            kept.append(text)
+    found, _ = merge_copies([hit(rank, text) for rank, text in enumerate(texts, start=1)], similarity)
+    assert [one.text for one in found] == kept
 
 
 # Maximal marginal relevance
