@@ -35,11 +35,10 @@ class EmbedPlan:
     threads: int
 
 
-def plan_embedding(free: Sequence[float], total_gpus: float, num_batches: int) -> EmbedPlan:
+def plan_embedding(free: Sequence[float], total_gpus: float) -> EmbedPlan:
     """The largest plan that leaves room for extractors and writers; an actor pool that takes every CPU hangs.
 
-    `free` is the number of free CPUs of each node: an actor must fit into one; each gets one of `num_batches` at least.
-    Raises ResourceError where not even
+    `free` is the number of free CPUs of each node: an actor must fit into one. Raises ResourceError where not even
     half a CPU is left for an embedder.
     """
     largest = max(free, default=0)
@@ -49,15 +48,12 @@ def plan_embedding(free: Sequence[float], total_gpus: float, num_batches: int) -
             f" {largest:g}; stop other Ray jobs, add a node, or start Ray with more --num-cpus"
         )
     if total_gpus >= 1:
-        return EmbedPlan(min(num_batches, int(total_gpus)), 0.5, 1, 1)
+        return EmbedPlan(int(total_gpus), 0.5, 1, 1)
     if largest >= 3:
-        return EmbedPlan(min(num_batches, sum(max(0, int((cpus - 1) // 2)) for cpus in free)), 2, 0, 2)
-    # Small nodes get an actor for each CPU, which share them with tasks that mostly wait: two actors of a thread each
-    # are 10 to 20 % faster than one of two. Of several nodes none may get more actors than CPUs.
-    places = sum(max(1, int(cpus)) for cpus in free if cpus >= 0.5 + 2 * TASK_CPUS)
-    threads = 1 if num_batches >= places else max(1, int(largest))
-    num_cpus = 0.5 if len(free) == 1 or largest < 1.5 else 0.75
-    return EmbedPlan(min(num_batches, places), num_cpus, 0, threads)
+        return EmbedPlan(sum(max(0, int((cpus - 1) // 2)) for cpus in free), 2, 0, 2)
+    # Small nodes get one actor each, with threads for all of its CPUs; it shares them with tasks that mostly wait.
+    num_actors = sum(cpus >= 0.5 + 2 * TASK_CPUS for cpus in free)
+    return EmbedPlan(num_actors, 0.5 if len(free) == 1 or largest < 1.5 else 1, 0, max(1, int(largest)))
 
 
 def free_cpus() -> list[float]:

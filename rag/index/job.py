@@ -28,7 +28,7 @@ from rag.records import DocumentRef
 
 SMALL_JOB_BYTES = 200_000  # about 350 chunks, five seconds of work; Ray and its actor take twice that to start
 # A batch is what a kill can undo, so it is a small part of the whole; yet enough to sort by length (about 40 chunks).
-BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 100, 20_000, 300_000
+BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 60, 20_000, 300_000
 MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 NO_PREFIX_TIMEOUT_S = 86_400.0  # an LLM may take hours for the chunks of one large document; it has timeouts of its own
@@ -72,12 +72,12 @@ def run_job(
         import ray
 
         with ray_session(settings.ray):
+            plan = plan_embedding(free_cpus(), ray.cluster_resources().get("GPU", 0))
             batch_bytes = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, int(num_bytes * BATCH_SHARE)))
             batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
-            num_blocks = math.ceil(len(documents) / batch_size)
-            plan = plan_embedding(free_cpus(), ray.cluster_resources().get("GPU", 0), num_blocks)
             rows = _source(documents, batch_size, settings).map(prepared, num_cpus=TASK_CPUS)
             if contextualize is not None:
+                num_blocks = math.ceil(len(documents) / batch_size)
                 rows = _with_prefixes(rows, num_blocks, settings.context, store.url, contextualize)
             dataset = _embedded(rows, batch_size, plan, settings)
             dataset = dataset.map_batches(

@@ -258,32 +258,27 @@ def test_a_killed_driver_leaves_whole_documents_and_the_next_run_ends_equal(tmp_
     ("free", "gpus", "plan"),
     [
         ([1], 0, EmbedPlan(1, 0.5, 0, 1)),
-        ([2], 0, EmbedPlan(2, 0.5, 0, 1)),
+        ([2], 0, EmbedPlan(1, 0.5, 0, 2)),
         ([8], 0, EmbedPlan(3, 2, 0, 2)),
         ([32], 0, EmbedPlan(15, 2, 0, 2)),
         ([9] * 4, 0, EmbedPlan(16, 2, 0, 2)),
         ([1] * 8, 0, EmbedPlan(8, 0.5, 0, 1)),
-        ([2] * 8 + [0.5], 0, EmbedPlan(16, 0.75, 0, 1)),
+        ([2] * 8 + [0.5], 0, EmbedPlan(8, 1, 0, 2)),
         ([16], 4, EmbedPlan(4, 0.5, 1, 1)),
     ],
 )
 def test_a_plan_fits_its_nodes_and_leaves_room_for_extractors_and_writers(
     free: list[float], gpus: float, plan: EmbedPlan
 ) -> None:
-    assert plan_embedding(free, gpus, 100) == plan
+    assert plan_embedding(free, gpus) == plan
     places = sum(int(cpus // plan.num_cpus) for cpus in free)
     assert plan.num_actors <= places
     assert plan.num_actors * plan.num_cpus + 0.5 * sum(cpus >= 1 for cpus in free) <= sum(free)
 
 
-def test_where_batches_are_fewer_than_cpus_an_actor_gets_more_threads() -> None:
-    assert plan_embedding([2], 0, 1) == EmbedPlan(1, 0.5, 0, 2)
-    assert plan_embedding([32], 0, 3) == EmbedPlan(3, 2, 0, 2)
-
-
 def test_too_few_free_cpus_are_an_error_and_not_a_hang() -> None:
     with pytest.raises(ResourceError, match="needs 1 free CPU at least on one node, the freest of 2 has 0.5"):
-        plan_embedding([0.5, 0.25], 0, 100)
+        plan_embedding([0.5, 0.25], 0)
 
 
 def test_a_source_that_is_not_there_creates_no_collection(settings: Settings) -> None:
