@@ -7,7 +7,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP := $(BIN)/python -m pip install --constraint constraints.txt --retries 3
 # The packaged models need no hub; a library that looks for one anyway fails at once instead of waiting.
 export HF_HUB_OFFLINE ?= 1
-BENCHES := bench-ingest bench-reference bench-unchanged bench-memory bench-scaling bench-faults bench-capacity
+BENCHES := bench-ingest bench-reference bench-unchanged bench-memory bench-scaling bench-faults bench-capacity \
+	bench-search bench-lexical bench-filtered bench-tenants
 
 .PHONY: install demo test lint serve bench clean $(BENCHES)
 .DEFAULT_GOAL := install

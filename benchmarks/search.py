@@ -5,8 +5,9 @@
 
 The text is that of Python's HTML documentation (apt-get install python3-doc), cut as `rag ingest` cuts it; `--real`
 chunks are embedded by the default model, then all come again until there are `--chunks`, each with a tenth of its
-words left out and `--noise` added to its vector of norm 1 (0.2 turns it by 11 degrees).
-The fewer are real, the more of a graph are copies in bundles, which it must tell apart: recall falls. Questions are titles of its sections, in turn.
+words left out and `--noise` added to its vector of norm 1 (0.2 turns it by 11 degrees). The fewer are real, the more
+copies lie in a bundle, which a graph can hardly tell apart from a distance: recall falls. Questions are titles of its
+sections, in turn.
 
 `parts` are the three that no hybrid search can do without, one after the other: the query's embedding, the HNSW query,
 the BM25 query. `hybrid` and they are measured in turns, one client. `open loop` is hybrid search by questions that
