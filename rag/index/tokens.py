@@ -3,6 +3,7 @@
     map_batches           map_batches map batch
     DataParallelTrainer   dataparalleltrainer data parallel trainer
     torch.nn.Linear       torch.nn.linear torch nn linear
+    Dataset.map_batches   dataset.map_batches dataset map_batches map batch
     GKE-1128-B            gke-1128-b gke 1128 b
     機械学習              機械 械学 学習
 
@@ -24,13 +25,14 @@ LANGUAGES = (
 )
 # fmt: on
 NO_LANGUAGE = "none"  # words as they are
-TOKENS_VERSION = 1  # raise it when a text's terms change: every index is then built anew
+TOKENS_VERSION = 2  # raise it when a text's terms change: every index is then built anew
 
 MAX_KNOWN = 500_000  # words remembered: a corpus of random strings must not fill the memory
 MAX_TERM_CHARS = 200  # base64 and minified scripts are no words; their beginning still tells them apart
 
 _WORD = re.compile(r"\w+(?:[.\-'’]\w+)*(?:\+\+|#(?!\w))?")
 _APOSTROPHE = re.compile("['’]")
+_JOINT = re.compile(r"[.\-]")
 _PART = re.compile(r"[^\W_]+")
 # Where a capital begins a word: fooBar, HTTPServer.
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -93,7 +95,11 @@ class Analyzer:
         """Of a word, or of one that is made of several: `map_batches`."""
         parts = [part.lower() for run in _PART.findall(piece) for part in _CAMEL.split(run)]
         whole = piece.lower()
-        terms = [term for part in parts for term in self._word(part)]
+        names = _JOINT.split(piece)  # of which each may be an identifier again
+        if len(names) > 1:
+            terms = [term for name in names for term in self._spaced(name)]
+        else:
+            terms = [term for part in parts for term in self._word(part)]
         if not parts or parts == [whole]:
             return terms
         is_name = "".join(parts) == whole or any(not one.isalpha() and one != "-" for one in whole)

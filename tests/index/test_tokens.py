@@ -75,3 +75,8 @@ def test_a_megabyte_of_one_word_takes_no_time() -> None:
     analyzer = Analyzer("english")
     assert analyzer.terms("x" * 1_000_000) == ["x" * MAX_TERM_CHARS]
     assert len(analyzer.terms("a." * 100_000)) == 1  # the whole name; "a" is a stop word
+
+
+def test_an_identifier_within_a_dotted_name_is_a_term_of_its_own() -> None:
+    terms = Analyzer("english").terms("ray.data.Dataset.map_batches")
+    assert terms == ["ray.data.dataset.map_batches", "ray", "data", "dataset", "map_batches", "map", "batch"]
