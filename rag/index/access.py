@@ -31,7 +31,8 @@ _BECOME = (
 def reading_as(conn: psycopg.Connection[Any], access: Access | None) -> Iterator[None]:
     """A transaction that sees what `access` may see; None is the operator, who sees everything.
 
-    Raises ConfigError for a tenant or label that no document can have.
+    Its statements are sent without waiting for what the last one gave; a fetch waits, and raises what any of them
+    raises. Raises ConfigError for a tenant or label that no document can have.
     """
     if conn.info.transaction_status != TransactionStatus.IDLE:
         # Within another transaction role and settings would outlive this one.
@@ -39,15 +40,26 @@ def reading_as(conn: psycopg.Connection[Any], access: Access | None) -> Iterator
     who = ["all", "", []] if access is None else ["tenant", access.tenant, list(access.labels)]
     if access is not None:
         check_names(access.tenant, *access.labels)
-    with conn.transaction():
-        try:
+    autocommit, conn.autocommit = conn.autocommit, True
+    try:
+        with conn.pipeline():
+            # Not `conn.transaction()`, which waits for the server three times more.
+            conn.execute("begin")
             conn.execute(_BECOME, who)
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise DatabaseError(
-                f"{error.diag.message_primary}: readers take the role rag_reader; as a superuser run"
-                f" `grant rag_reader to {conn.info.user}`"
-            ) from None
-        yield
+            yield
+            conn.execute("commit")
+    except psycopg.errors.InsufficientPrivilege as error:
+        if "rag_reader" not in (error.diag.message_primary or ""):  # the role was had, and may not do this
+            raise
+        raise DatabaseError(
+            f"{error.diag.message_primary}: readers take the role rag_reader; as a superuser run"
+            f" `grant rag_reader to {conn.info.user}`"
+        ) from None
+    finally:
+        if not conn.closed:
+            if conn.info.transaction_status != TransactionStatus.IDLE:
+                conn.rollback()
+            conn.autocommit = autocommit
 
 
 def access_condition(access: Access | None, alias: str) -> Condition:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rag.index.linear import LinearAdd, LinearGelu
+
 
 @dataclass(frozen=True)
 class BertSpec:
@@ -44,7 +46,8 @@ class Bert(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor]:
         positions = self.positions.weight[: input_ids.shape[1]]
         tokens = self.norm(self.words(input_ids) + self.types(token_type_ids) + positions)
-        mask = attention_mask[:, None, None, :].bool()
+        # A text alone has no padding, and attention without a mask is faster.
+        mask = None if len(input_ids) == 1 else attention_mask[:, None, None, :].bool()
         for layer in self.layers:
             tokens = layer(tokens, mask)
         return (tokens,)
@@ -54,15 +57,15 @@ class BertLayer(nn.Module):
     def __init__(self, width: int, inner_width: int, num_heads: int, eps: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_key_value, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, inner_width), nn.Linear(inner_width, width)
+        self.query_key_value, self.out = nn.Linear(width, 3 * width), LinearAdd(width, width)
+        self.up, self.down = LinearGelu(width, inner_width), LinearAdd(inner_width, width)
         self.attention_norm, self.output_norm = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         heads = self.query_key_value(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
-        tokens = self.attention_norm(tokens + self.out(seen.transpose(1, 2).flatten(2)))
-        output: Tensor = self.output_norm(tokens + self.down(F.gelu(self.up(tokens))))
+        tokens = self.attention_norm(self.out(seen.transpose(1, 2).flatten(2), tokens))
+        output: Tensor = self.output_norm(self.down(self.up(tokens), tokens))
         return output
 
 

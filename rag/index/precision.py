@@ -56,7 +56,7 @@ def _torch_forward(encoder: Encoder, precision: str) -> Forward:
     """The transformer in `precision`; what follows it (pooling, norm) is done in fp32."""
     import torch
 
-    from rag.index.packed import pack_linears
+    from rag.index.linear import pack_linears
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     # Loaded weights may be fp16; the model's own stay as they are, for the other precisions are made from them.

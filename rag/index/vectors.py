@@ -1,16 +1,17 @@
 """Nearest vectors in one generation: the HNSW index, the exact scan, and how far they agree. SQL, no model.
 
-What a caller may see and a filter asks for is in rag.index.restricted.
+What a caller may see and a filter asks for is in rag.index.restricted. The functions named `ask_` send a statement and
+return one that waits for its rows: within `reading_as` the database works while the caller does other things.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
 from psycopg import sql
-from psycopg.rows import namedtuple_row
+from psycopg.rows import args_row
 
 from rag.index.access import reading_as
 from rag.index.filters import Filter
@@ -37,57 +38,26 @@ _BY_GRAPH = (
 )
 
 
-def nearest(  # noqa: PLR0913 - what is searched, how, and for whom
-    store: Store,
-    generation: Generation,
-    query: np.ndarray,
-    k: int,
-    ef_search: int = 100,
-    exact: bool = False,
-    filter: Filter | None = None,
-    access: Access | None = None,
-) -> list[tuple[float, Any]]:
-    """The k chunks nearest to `query`, (dim,) float32 and L2-normalised: [(cosine, row)], best first.
+class Row(NamedTuple):
+    """A chunk as a search reads it, and how near it is to the query."""
 
-    Rows have chunk_id, source, title, text, start_char, end_char. Ties go by chunk_id. `exact` scans every chunk that
-    `filter` and `access` leave; otherwise HNSW answers where it has been built and is the better way. No access means
-    the operator, who sees everything. Raises ConfigError for a tenant or label that no document can have.
-    """
-    restriction = Restriction(filter, access)
-    num_wanted, max_steps = k * OVERFETCH, 0
-    if restriction and not exact and "vectors" in generation.stats:
-        max_steps = steps_worth_taking(store, generation, restriction, num_wanted)
-    with store.reading() as conn, reading_as(conn, access):
-        if not restriction:
-            return _nearest(conn, generation, query, k, ef_search, exact)
-        if max_steps:
-            graph = Graph(generation, max(2 * ef_search, max_steps), max_steps)
-            rows = _by_graph(conn, graph, along_graph(generation, restriction), query, num_wanted)
-            if len(rows) >= num_wanted:
-                return _ranked(rows, k)
-        # Few chunks, or the graph gave up on its way to chunks that are all far from the query.
-        return _ranked(_by_scan(conn, through_documents(generation, restriction), query, k), k)
+    cosine: float
+    chunk_id: str
+    source: str
+    title: str
+    text: str
+    start_char: int
+    end_char: int
 
 
-def _nearest(
-    conn: psycopg.Connection[Any], generation: Generation, query: np.ndarray, k: int, ef_search: int, exact: bool
-) -> list[tuple[float, Any]]:
-    """The same without restriction, within a transaction of the caller's."""
-    chunks = every_chunk(generation)
-    if exact or "vectors" not in generation.stats:
-        return _ranked(_by_scan(conn, chunks, query, k), k)
-    return _ranked(_by_graph(conn, Graph(generation, max(ef_search, DEPTH * k)), chunks, query, k), k)
-
-
-def _by_scan(conn: psycopg.Connection[Any], chunks: Chunks, query: np.ndarray, k: int) -> list[Any]:
-    return _read(conn, chunks, sql.SQL("c.embedding <#> %(query)s"), query, k)
+Scored = list[tuple[float, Row]]  # (what it was found by, chunk)
+_COLUMNS = sql.SQL("chunk_id, source, title, text, start_char, end_char")
 
 
 @dataclass(frozen=True)
 class Graph:
-    """How far the index is followed. `ef_search` below the number of rows wanted would give fewer."""
+    """How far the HNSW index is followed. `ef_search` below the number of rows wanted would give fewer."""
 
-    generation: Generation
     ef_search: int
     max_steps: int = 20_000  # pgvector's default; near copies alone are passed over without a restriction
 
@@ -98,34 +68,136 @@ class Graph:
         return "off" if self.max_steps <= 1.4 * MAX_EF_SEARCH else "relaxed_order"
 
 
-def _by_graph(
-    conn: psycopg.Connection[Any], graph: Graph, chunks: Chunks, query: np.ndarray, num_wanted: int
-) -> list[Any]:
-    """Candidates by the type that the index was built over, within a transaction of the caller's."""
+def nearest(  # noqa: PLR0913 - what is searched, how, and for whom
+    store: Store,
+    generation: Generation,
+    query: np.ndarray,
+    k: int,
+    ef_search: int = 100,
+    exact: bool = False,
+    filter: Filter | None = None,
+    access: Access | None = None,
+) -> Scored:
+    """The k chunks nearest to `query`, (dim,) float32 and L2-normalised: [(cosine, row)], best first.
+
+    Ties go by chunk_id. `exact` scans every chunk that `filter` and `access` leave; otherwise HNSW answers where it
+    has been built and is the better way. No access means the operator, who sees everything. Raises ConfigError for a
+    tenant or label that no document can have.
+    """
+    restriction = Restriction(filter, access)
+    graph = None if exact else choose_graph(store, generation, k, ef_search, restriction)
+    with store.pool.connection() as conn, reading_as(conn, access):
+        return ask_nearest(conn, generation, query, k, graph, restriction)()
+
+
+def choose_graph(
+    store: Store, generation: Generation, k: int, ef_search: int, restriction: Restriction
+) -> Graph | None:
+    """How far to follow the graph for k chunks; None where there is none, or where scanning is faster."""
+    if "vectors" not in generation.stats:
+        return None
+    if not restriction:
+        return Graph(max(ef_search, DEPTH * k))
+    max_steps = steps_worth_taking(store, generation, restriction, OVERFETCH * k)
+    return Graph(max(2 * ef_search, max_steps), max_steps) if max_steps else None
+
+
+def ask_nearest(  # noqa: PLR0913 - what is searched, how, and for whom
+    conn: psycopg.Connection[Any],
+    generation: Generation,
+    query: np.ndarray,
+    k: int,
+    graph: Graph | None,
+    restriction: Restriction,
+) -> Callable[[], Scored]:
+    """`nearest` within a transaction of the caller's, by the graph or, without one, by a scan."""
+    scanned = through_documents(generation, restriction) if restriction else every_chunk(generation)
+    if graph is None:
+        rows = ask_scan(conn, scanned, query, k)
+        return lambda: _ranked(rows(), k)
+    chunks = along_graph(generation, restriction) if restriction else scanned
+    num_wanted = OVERFETCH * k if restriction else k
+    candidates = ask_graph(conn, generation, graph, chunks, query, num_wanted)
+
+    def answer() -> Scored:
+        found = candidates()
+        if restriction and len(found) < num_wanted:  # it gave up on its way to chunks that are all far from the query
+            found = ask_scan(conn, scanned, query, k)()
+        return _ranked(found, k)
+
+    return answer
+
+
+def ask_scan(conn: psycopg.Connection[Any], chunks: Chunks, query: np.ndarray, k: int) -> Callable[[], list[Row]]:
+    return _ask(conn, chunks, sql.SQL("c.embedding <#> %(query)s"), query, k)
+
+
+def ask_graph(  # noqa: PLR0913 - what is searched, and how
+    conn: psycopg.Connection[Any],
+    generation: Generation,
+    graph: Graph,
+    chunks: Chunks,
+    query: np.ndarray,
+    num_wanted: int,
+) -> Callable[[], list[Row]]:
+    """Candidates by the type that the index was built over."""
     distance = sql.SQL("c.embedding::{0}({1}) <#> %(query)s::{0}({1})").format(
-        sql.SQL(graph.generation.stats["vectors"]), sql.Literal(graph.generation.dim)
+        sql.SQL(generation.stats["vectors"]), sql.Literal(generation.dim)
     )
     ef_search = str(min(MAX_EF_SEARCH, graph.ef_search))
     conn.execute(_BY_GRAPH, [ef_search, graph.iterative_scan, str(graph.max_steps)])
-    return _read(conn, chunks, distance, query, num_wanted)
+    return _ask(conn, chunks, distance, query, num_wanted)
 
 
-def _read(
+def _ask(
     conn: psycopg.Connection[Any], chunks: Chunks, distance: sql.Composable, query: np.ndarray, k: int
-) -> list[Any]:
+) -> Callable[[], list[Row]]:
     statement = sql.SQL(
-        "with nearest as materialized (select c.chunk_id, c.source, c.title, c.text, c.start_char, c.end_char,"
-        " c.embedding from {source} where not c.is_duplicate and {condition} order by {distance} limit %(k)s)"
-        " select -(embedding <#> %(query)s) as score, chunk_id, source, title, text, start_char, end_char from nearest"
-    ).format(source=chunks.source, condition=chunks.condition, distance=distance)
-    with conn.cursor(row_factory=namedtuple_row, binary=True) as cur:
-        cur.execute(statement, {"query": np.asarray(query, np.float32), "k": k, **chunks.params})
-        return cur.fetchall()
+        "with nearest as materialized (select {columns}, embedding from {source} where not c.is_duplicate"
+        " and {condition} order by {distance} limit %(k)s)"
+        " select -(embedding <#> %(query)s), {columns} from nearest"
+    ).format(columns=_COLUMNS, source=chunks.source, condition=chunks.condition, distance=distance)
+    cur = conn.cursor(row_factory=args_row(Row), binary=True)
+    cur.execute(statement, {"query": np.asarray(query, np.float32), "k": k, **chunks.params})
+    return cur.fetchall
 
 
-def _ranked(rows: list[Any], k: int) -> list[tuple[float, Any]]:
-    best = sorted(rows, key=lambda row: (-row.score, row.chunk_id))[:k]
-    return [(float(row.score), row) for row in best]
+def _ranked(rows: list[Row], k: int) -> Scored:
+    best = sorted(rows, key=lambda row: (-row.cosine, row.chunk_id))[:k]
+    return [(row.cosine, row) for row in best]
+
+
+def ask_chunks(
+    conn: psycopg.Connection[Any],
+    generation: Generation,
+    chunk_ids: Sequence[str],
+    query: np.ndarray | None = None,
+    restriction: Restriction | None = None,
+) -> Callable[[], list[Row]]:
+    """Those of the named chunks that are there and that the restriction leaves, in no order.
+
+    Within a transaction of the caller's. The cosine is 0 where there is no `query`.
+    """
+    if not chunk_ids:
+        return list
+    restriction = restriction or Restriction()
+    chunks = along_graph(generation, restriction) if restriction else every_chunk(generation)
+    statement = sql.SQL(
+        "select {cosine}, {columns} from {source} where c.generation_id = {id} and c.chunk_id = any(%(chunk_ids)s)"
+        " and not c.is_duplicate and {condition}"
+    ).format(
+        cosine=sql.SQL("0::float8" if query is None else "-(c.embedding <#> %(query)s)"),
+        columns=_COLUMNS,
+        source=chunks.source,
+        id=sql.Literal(generation.generation_id),
+        condition=chunks.condition,
+    )
+    params = {"chunk_ids": list(chunk_ids), **chunks.params}
+    if query is not None:
+        params["query"] = np.asarray(query, np.float32)
+    cur = conn.cursor(row_factory=args_row(Row), binary=True)
+    cur.execute(statement, params)
+    return cur.fetchall
 
 
 def recall(store: Store, generation: Generation, k: int = 10, num_queries: int = 50, ef_search: int = 100) -> float:
@@ -142,52 +214,17 @@ def measure_recall(
 ) -> float:
     """The same within a transaction of the caller's."""
     sample = sql.SQL("select chunk_id, embedding from {} order by md5(chunk_id) limit %s").format(generation.table)
+    along = Graph(max(ef_search, DEPTH * (k + 1))) if "vectors" in generation.stats else None
     found = wanted = 0
     for chunk_id, embedding in conn.execute(sample, [num_queries]).fetchall():
         exact, approximate = (
             [
                 score
-                for score, row in _nearest(conn, generation, embedding.to_numpy(), k + 1, ef_search, scan)
+                for score, row in ask_nearest(conn, generation, embedding.to_numpy(), k + 1, graph, Restriction())()
                 if row.chunk_id != chunk_id
             ][:k]
-            for scan in (True, False)
+            for graph in (None, along)
         )
         found += sum(score >= exact[-1] - 1e-6 for score in approximate)
         wanted += len(exact)
     return found / wanted if wanted else 1.0
-
-
-def read_chunks(
-    store: Store,
-    generation: Generation,
-    chunk_ids: Sequence[str],
-    query: np.ndarray | None = None,
-    restriction: Restriction | None = None,
-) -> list[tuple[float, Any]]:
-    """Those of the named chunks that are there and that the restriction leaves, in no order: [(cosine, row)].
-
-    The cosine is 0 where there is no `query`.
-    """
-    if not chunk_ids:
-        return []
-    restriction = restriction or Restriction()
-    chunks = along_graph(generation, restriction) if restriction else every_chunk(generation)
-    statement = sql.SQL(
-        "select {score} as score, c.chunk_id, c.source, c.title, c.text, c.start_char, c.end_char from {source}"
-        " where c.generation_id = {id} and c.chunk_id = any(%(chunk_ids)s) and not c.is_duplicate and {condition}"
-    ).format(
-        score=sql.SQL("0.0" if query is None else "-(c.embedding <#> %(query)s)"),
-        source=chunks.source,
-        id=sql.Literal(generation.generation_id),
-        condition=chunks.condition,
-    )
-    params = {"chunk_ids": list(chunk_ids), **chunks.params}
-    if query is not None:
-        params["query"] = np.asarray(query, np.float32)
-    with (
-        store.reading() as conn,
-        reading_as(conn, restriction.access),
-        conn.cursor(row_factory=namedtuple_row, binary=True) as cur,
-    ):
-        rows: list[Any] = cur.execute(statement, params).fetchall()
-    return [(float(row.score), row) for row in rows]

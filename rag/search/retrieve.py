@@ -8,13 +8,13 @@ query ─► ────┤                         ├─► scores of all can
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from psycopg import Connection
 
 from rag.config import SearchConfig, Settings
 from rag.errors import ConfigError, IndexMismatch
@@ -28,7 +28,7 @@ from rag.index.lexical import LexicalIndex
 from rag.index.lexical_view import View
 from rag.index.restricted import Restriction
 from rag.index.store import Generation, Store
-from rag.index.vectors import nearest, read_chunks
+from rag.index.vectors import Graph, Row, Scored, ask_chunks, ask_nearest, choose_graph
 from rag.records import Access, Hit
 from rag.search.arrange import Arrangement
 from rag.search.filters import make_filter
@@ -42,9 +42,6 @@ MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a m
 MAX_QUERY_TERMS = 1000  # of the rest BM25 takes no notice: each may stand in every chunk
 MAX_INDEXES = 8  # lexical indexes kept open; a collection has one
 DEFAULT_WEIGHT = 0.55  # experiments/LOG.md
-NUM_THREADS = 8  # that wait for the database while others look for words
-
-Scored = list[tuple[float, Any]]  # rows of chunks, best first
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class SearchResult:
 class Candidates:
     """Chunks that one arm or both found, each with both scores."""
 
-    rows: list[Any]
+    rows: list[Row]
     cosines: np.ndarray  # (len(rows),)
     bm25: np.ndarray  # (len(rows),); 0 where no word of the query stands
 
@@ -108,7 +105,6 @@ class Retriever:
         self.arrangement = arrangement or Arrangement(config)
         self._indexes: dict[tuple[int, str], LexicalIndex] = {}
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="semantic")
 
     def search(  # noqa: PLR0913 - what is asked, of what, how, and by whom
         self,
@@ -168,17 +164,24 @@ class Retriever:
         return {"hybrid": self._hybrid, "semantic": self._semantic, "lexical": self._lexical}
 
     def _semantic(self, generation: Generation, asked: _Asked) -> Scored:
-        return self._nearest(generation, asked, self._embed(generation, asked), asked.k)
+        embedding = self._embed(generation, asked)
+        graph = self._graph(generation, asked, asked.k)
+        with asked.timed("semantic"), self._as_caller(asked) as conn:
+            return ask_nearest(conn, generation, embedding, asked.k, graph, asked.restriction)()
 
     def _lexical(self, generation: Generation, asked: _Asked) -> Scored:
         """Asks for more where the database withholds some: what changed a moment ago, or a filter on sections."""
-        num_wanted = asked.k
-        while True:
-            view, chunk_ids, scores = self._best_by_words(generation, asked, num_wanted)
-            found = {row.chunk_id: row for _, row in self._read(generation, asked, chunk_ids, None)}
-            if len(found) >= asked.k or len(chunk_ids) < num_wanted:
-                break
-            num_wanted *= 4
+        index = self._index(generation)
+        view, num_wanted = index.view(), asked.k
+        with self._as_caller(asked) as conn:
+            while True:
+                chunk_ids, scores = self._best_by_words(conn, generation, view, asked, num_wanted)
+                with asked.timed("read"):
+                    rows = ask_chunks(conn, generation, chunk_ids, None, asked.restriction)()
+                if len(rows) >= asked.k or len(chunk_ids) < num_wanted:
+                    break
+                num_wanted *= 4
+        found = {row.chunk_id: row for row in rows}
         slots = view.slots(chunk_ids)
         ranked = [(float(scores[slot]), found[one]) for one, slot in zip(chunk_ids, slots, strict=True) if one in found]
         return ranked[: asked.k]
@@ -198,19 +201,26 @@ class Retriever:
     def _candidates(self, generation: Generation, asked: _Asked) -> Candidates:
         """Both arms at once, each of whose chunks gets its score in the other arm, too.
 
-        This thread looks for words, and reads what it found, while the database looks for meaning. It does not begin
-        before the embedding is there: the two would take the interpreter's lock from each other, which costs more
-        than it saves.
+        While the database looks for meaning, this thread looks for words. It does not begin before the embedding is
+        there: two threads that compute take the interpreter's lock from each other, which costs more than it saves.
         """
         k = max(self.config.candidates, asked.k)
         embedding = self._embed(generation, asked)
-        by_meaning = self._threads.submit(self._nearest, generation, asked, embedding, k)
-        view, chunk_ids, scores = self._best_by_words(generation, asked, k)
-        by_words = self._read(generation, asked, chunk_ids, embedding)
-        found = {row.chunk_id: (cosine, row) for cosine, row in [*by_meaning.result(), *by_words]}
+        graph = self._graph(generation, asked, k)
+        view = self._index(generation).view()
+        with self._as_caller(asked) as conn:
+            with asked.timed("semantic"):
+                by_meaning = ask_nearest(conn, generation, embedding, k, graph, asked.restriction)
+            chunk_ids, scores = self._best_by_words(conn, generation, view, asked, k)
+            with asked.timed("read"):
+                by_words = ask_chunks(conn, generation, chunk_ids, embedding, asked.restriction)
+            with asked.timed("semantic"):
+                found = {row.chunk_id: row for _, row in by_meaning()}
+            with asked.timed("read"):
+                found |= {row.chunk_id: row for row in by_words()}
         slots = view.slots(list(found))
         bm25 = np.where(slots >= 0, scores[slots], 0.0) if len(scores) else np.zeros(len(found))
-        return Candidates([row for _, row in found.values()], np.array([c for c, _ in found.values()]), bm25)
+        return Candidates(list(found.values()), np.array([row.cosine for row in found.values()]), bm25)
 
     def _embed(self, generation: Generation, asked: _Asked) -> np.ndarray:
         self._check_fingerprint(generation)  # again: the live one may have changed since
@@ -220,44 +230,36 @@ class Retriever:
                 embedding = mean_embedding(np.stack([embedding, self.embedder.embed([asked.passage], "passage")[0]]))
         return embedding
 
-    def _nearest(self, generation: Generation, asked: _Asked, embedding: np.ndarray, k: int) -> Scored:
-        restriction = asked.restriction
-        with asked.timed("semantic"):
-            return nearest(
-                self.store,
-                generation,
-                embedding,
-                k,
-                self.config.ef_search,
-                asked.exact,
-                restriction.filter,
-                restriction.access,
-            )
+    def _graph(self, generation: Generation, asked: _Asked, k: int) -> Graph | None:
+        if asked.exact:
+            return None
+        return choose_graph(self.store, generation, k, self.config.ef_search, asked.restriction)
 
-    def _best_by_words(self, generation: Generation, asked: _Asked, k: int) -> tuple[View, list[str], np.ndarray]:
-        """The newest view, the ids of its k best allowed chunks, and the scores of all its slots."""
+    @contextmanager
+    def _as_caller(self, asked: _Asked) -> Iterator[Connection[Any]]:
+        """One transaction for a search. Within it no other connection may be asked for: searches that hold all of
+        them would wait for each other."""
+        with self.store.pool.connection() as conn, reading_as(conn, asked.restriction.access):
+            yield conn
+
+    def _best_by_words(
+        self, conn: Connection[Any], generation: Generation, view: View, asked: _Asked, k: int
+    ) -> tuple[list[str], np.ndarray]:
+        """The ids of the k best allowed chunks, and the scores of all slots of the view."""
         with asked.timed("lexical"):
-            index = self._index(generation)
-            view = index.view()
-            terms = index.analyzer.query_terms(asked.query)[:MAX_QUERY_TERMS]
-            chunk_ids, scores = view.search(terms, k, self._allowed(generation, asked.restriction, view))
-            return view, chunk_ids, scores
+            terms = self._index(generation).analyzer.query_terms(asked.query)[:MAX_QUERY_TERMS]
+            return view.search(terms, k, self._allowed(conn, generation, asked.restriction, view))
 
-    def _allowed(self, generation: Generation, restriction: Restriction, view: View) -> np.ndarray | None:
+    def _allowed(
+        self, conn: Connection[Any], generation: Generation, restriction: Restriction, view: View
+    ) -> np.ndarray | None:
         """(slots,) bool: what may be ranked at all; None: everything."""
         allowed = view.seen_by(restriction.access)
         if restriction.filter:
-            matching = view.of_documents(restriction, lambda: self._matching(generation, restriction))
+            only = restriction.filter
+            matching = view.of_documents(restriction, lambda: allowed_documents(conn, generation, only))
             allowed = matching if allowed is None else allowed & matching
         return allowed
-
-    def _matching(self, generation: Generation, restriction: Restriction) -> list[str]:
-        with self.store.pool.connection() as conn, reading_as(conn, restriction.access):
-            return allowed_documents(conn, generation, restriction.filter or Filter())
-
-    def _read(self, generation: Generation, asked: _Asked, chunk_ids: Sequence[str], embedding: Any) -> Scored:
-        with asked.timed("read"):
-            return read_chunks(self.store, generation, chunk_ids, embedding, asked.restriction)
 
     def _index(self, generation: Generation) -> LexicalIndex:
         key = (generation.generation_id, generation.language)

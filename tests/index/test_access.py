@@ -24,7 +24,7 @@ from rag.index.generations import ensure_generation, live_generation, rollback
 from rag.index.load import load_collection
 from rag.index.restricted import every_chunk
 from rag.index.store import Generation, Store
-from rag.index.vectors import Graph, _by_graph, _by_scan, nearest
+from rag.index.vectors import Graph, ask_graph, ask_scan, nearest
 from rag.records import Access, document_id
 
 TABLES = ("documents", "sections", "chunks")
@@ -76,10 +76,10 @@ def test_without_the_applications_own_conditions_the_database_still_withholds(cr
     def check(seed: int) -> None:
         request = random_request("crowd", random.Random(seed))
         with store.pool.connection() as conn, reading_as(conn, request.access):
-            rows = _by_scan(conn, everything, request.query, 2000)
+            rows = ask_scan(conn, everything, request.query, 2000)()
             assert foreign(corpus, request.access, rows) == []
             assert len(rows) == 3 * sum(may_see(request.access, d) for d in corpus.documents.values())
-            rows = _by_graph(conn, Graph(corpus.generation, 100), everything, request.query, 10)
+            rows = ask_graph(conn, corpus.generation, Graph(100), everything, request.query, 10)()
             assert foreign(corpus, request.access, rows) == []
             for table in TABLES:
                 columns = sql.SQL("source from {}").format(sql.Identifier(table))
