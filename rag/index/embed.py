@@ -52,6 +52,8 @@ class Embedder:
         self.device = encoder.device
         self._batch_tokens = CUDA_BATCH_TOKENS if self.device.startswith("cuda") else CPU_BATCH_TOKENS
         self._forward = forward
+        # Two that compute at once would take turns at every operation, and each would take twice as long.
+        self._turn = threading.Lock()
         self._encoder = encoder
         # Own copies: a tokenizer is changed by its truncation, which threads and models must not share.
         self._counter, self._tokenizer = copy_tokenizer(encoder.tokenizer), copy_tokenizer(encoder.tokenizer)
@@ -71,9 +73,10 @@ class Embedder:
         embeddings = np.empty((len(texts), self.dim), dtype=np.float32)
         with torch.inference_mode():
             for group in group_by_tokens([len(one.ids) for one in encoded], self._batch_tokens):
-                batch = self._pad([encoded[i] for i in group])
-                rows = self._encoder.pool(self._forward(batch), batch["attention_mask"])
-                embeddings[group] = torch.nn.functional.normalize(rows.float(), dim=1).cpu().numpy()
+                with self._turn:
+                    batch = self._pad([encoded[i] for i in group])
+                    rows = self._encoder.pool(self._forward(batch), batch["attention_mask"])
+                    embeddings[group] = torch.nn.functional.normalize(rows.float(), dim=1).cpu().numpy()
         is_truncated = [len(one.ids) >= fp.max_tokens and bool(one.overflowing) for one in encoded]
         return embeddings, np.array(is_truncated, dtype=bool)
 
