@@ -143,13 +143,15 @@ class LexicalIndex:
         chunk_ids = np.frombuffer(bytes.fromhex("".join(ids)), np.uint8).reshape(-1, 16)
         documents, first, owner = np.unique(keys(of_chunks), return_index=True, return_inverse=True)
         whole = group(postings, owner, len(documents))
+        by_id, halves = sorted_by_id(chunk_ids)
         return Part(
             postings=postings,
             whole=whole,
             pairs=replace(group(pairs, owner, len(documents)), lengths=whole.lengths),
             chunk_ids=chunk_ids,
             owner=owner.astype(np.int32),
-            by_id=sorted_by_id(chunk_ids),
+            by_id=by_id,
+            halves=halves,
             documents=documents,
             classes=np.asarray(own, np.int32)[first],
         )
@@ -188,7 +190,7 @@ class LexicalIndex:
         self._view = View([part], tuple((tenant, tuple(labels)) for tenant, labels in about["classes"]))
 
 
-_ARRAYS = ("chunk_ids", "owner", "by_id", "documents", "classes")
+_ARRAYS = ("chunk_ids", "owner", "by_id", "halves", "documents", "classes")
 _CHUNKS = sql.SQL("select chunk_id, doc_id, tenant, labels, title, prefix, text from {} where not is_duplicate and {}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rag.index.bm25 import BM25, Postings, best, hash_pairs, hash_term, merge
+from rag.index.bm25 import BM25, Postings, hash_pairs, hash_term, merge, top
 from rag.records import Access
 
 MAX_PARTS = 8  # a search looks into each
@@ -32,6 +32,7 @@ class Part:
     chunk_ids: np.ndarray  # (chunks, 16) uint8
     owner: np.ndarray  # (chunks,) int32, the number of each one's document
     by_id: np.ndarray  # (chunks,) int32, slots in the order of the first half of their chunk_id
+    halves: np.ndarray  # (chunks,) uint64, these halves in that order
     documents: np.ndarray  # (documents,) uint64, the first half of the doc_id
     classes: np.ndarray  # (documents,) int32, who may see it: a place in the index's list of classes
     alive: np.ndarray | None = None  # (documents,) bool; None: all
@@ -61,9 +62,10 @@ class View:
         hashes = np.array([hash_term(term) for term in terms], np.uint64)
         pairs = hash_pairs(hashes[:-1], hashes[1:])
         of_documents = self.whole.scores(terms) + PAIR_WEIGHT * self.pairs.scores_of(pairs.tolist())
-        found = np.flatnonzero(scores)
-        scores[found] += of_documents[self._owner[found]]
-        return self.chunk_ids(best(scores, k)), scores
+        found = np.flatnonzero(scores > 0)
+        of_found = scores[found] + of_documents[self._owner[found]]
+        scores[found] = of_found
+        return self.chunk_ids(found[top(of_found, k)]), scores
 
     def chunk_ids(self, slots: np.ndarray) -> list[str]:
         """(n,) int64 -> n ids."""
@@ -79,12 +81,12 @@ class View:
         found = np.full(len(chunk_ids), -1, np.int64)
         wanted = keys(chunk_ids)
         for part, alive, offset in zip(self.parts, self._alive, self.bm25.offsets, strict=False):
-            own = _first_half(part.chunk_ids)
-            at = np.searchsorted(own, wanted, sorter=part.by_id)
-            at = np.minimum(at, len(own) - 1)
-            slot = part.by_id[at] if len(own) else np.zeros(len(wanted), np.int32)
-            is_here = own[slot] == wanted if len(own) else np.zeros(len(wanted), bool)
-            if alive is not None and len(own):
+            if not len(part.halves):
+                continue
+            at = np.minimum(np.searchsorted(part.halves, wanted), len(part.halves) - 1)
+            slot = part.by_id[at]
+            is_here = part.halves[at] == wanted
+            if alive is not None:
                 is_here &= alive[slot]
             found[is_here] = slot[is_here] + offset
         return found
@@ -114,13 +116,11 @@ def keys(ids: Sequence[str]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(one[:16] for one in ids)), np.uint64)
 
 
-def _first_half(chunk_ids: np.ndarray) -> np.ndarray:
-    """(chunks, 16) uint8 -> (chunks,) uint64, without copying."""
-    return chunk_ids.view(np.uint64)[:, 0]
-
-
-def sorted_by_id(chunk_ids: np.ndarray) -> np.ndarray:
-    return np.argsort(_first_half(chunk_ids)).astype(np.int32)
+def sorted_by_id(chunk_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(chunks, 16) uint8 -> `by_id` and `halves` of a Part."""
+    halves = chunk_ids.view(np.uint64)[:, 0]
+    by_id = np.argsort(halves).astype(np.int32)
+    return by_id, halves[by_id]
 
 
 def _may_see(access: Access, one: Class) -> bool:
@@ -149,13 +149,15 @@ def merged(parts: Sequence[Part]) -> Part:
     numbers = [(np.cumsum(mask, dtype=np.int32) - 1) for mask in alive]
     owners = [number[part.owner[mask]] for part, number, mask in zip(parts, numbers, alive_chunks, strict=True)]
     chunk_ids = np.concatenate([part.chunk_ids[mask] for part, mask in zip(parts, alive_chunks, strict=True)])
+    by_id, halves = sorted_by_id(chunk_ids)
     return Part(
         postings=merge([part.postings for part in parts], alive_chunks),
         whole=merge([part.whole for part in parts], alive),
         pairs=merge([part.pairs for part in parts], alive),
         chunk_ids=chunk_ids,
         owner=_joined(owners, np.cumsum([0, *(mask.sum() for mask in alive)])),
-        by_id=sorted_by_id(chunk_ids),
+        by_id=by_id,
+        halves=halves,
         documents=np.concatenate([part.documents[mask] for part, mask in zip(parts, alive, strict=True)]),
         classes=np.concatenate([part.classes[mask] for part, mask in zip(parts, alive, strict=True)]),
     )
