@@ -100,10 +100,17 @@ def open_loop(search: Callable[[str], object], questions: Sequence[str], per_s: 
 
 
 def reference_search(url: str, table: str, texts: Sequence[str], k: int = 10) -> Callable[[str], list[Any]]:
-    """What the reference does for a question, on our table."""
+    """What the reference does for a question, on a table like its own that holds what `table` does."""
     model = SentenceTransformer(str(find_folder(EmbedConfig().model)), device="cpu")
     index = BM25Okapi([text.lower().split() for text in texts])
-    scan = f"select chunk_id, text, embedding <=> %s as distance from {table} order by distance limit %s"
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(
+            "create table document (id bigserial primary key, text text not null, source text not null,"
+            " embedding vector)"
+        )
+        conn.execute(f"insert into document (text, source, embedding) select text, source, embedding from {table}")
+        conn.execute("vacuum analyze document")
+    scan = "select id, text, embedding <=> %s as distance from document order by distance limit %s"
 
     def search(question: str) -> list[Any]:
         vector = model.encode(question)

@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 
 from rag.errors import NotAllowed, NotFound
 from rag.index.access import protect
-from rag.index.store import Generation, Store, scalar
+from rag.index.store import WHOLE_ROWS, Generation, Store, scalar
 from rag.records import to_json
 
 NUM_SHOWN = 10  # collections named in an error
@@ -162,8 +162,8 @@ def _create(conn: Conn, key: list[Any], dim: int) -> int:
     conn.execute(
         sql.SQL(
             "create table {table} (like chunks including defaults including generated including constraints"
-            " including storage, check (vector_dims(embedding) = {dim}))"
-        ).format(dim=sql.Literal(dim), **names)
+            " including storage, check (vector_dims(embedding) = {dim})) {whole_rows}"
+        ).format(dim=sql.Literal(dim), whole_rows=WHOLE_ROWS, **names)
     )
     protect(conn, names["table"])
     conn.execute(sql.SQL("alter table chunks attach partition {table} for values in ({id})").format(**names))

@@ -39,7 +39,7 @@ from rag.index.dump_format import (
 )
 from rag.index.generations import make_live
 from rag.index.hnsw import MIN_CHUNKS, STATS, choose_parameters, create_hnsw
-from rag.index.store import Generation, Store, scalar
+from rag.index.store import WHOLE_ROWS, Generation, Store, scalar
 from rag.index.vectors import measure_recall
 from rag.progress import Progress
 from rag.records import to_json
@@ -57,7 +57,7 @@ _CHUNKS_TABLE = """
         tenant text not null default '', labels text[] not null default '{{}}',
         prefix text not null default '',
         check (vector_dims(embedding) = {dim}), constraint attached check (generation_id = {generation_id})
-    )
+    ) {whole_rows}
 """
 
 
@@ -193,7 +193,10 @@ class _Load:
         )
         self.conn.execute(
             sql.SQL(_CHUNKS_TABLE).format(
-                table=g.table, dim=sql.Literal(g.dim), generation_id=sql.Literal(generation_id)
+                table=g.table,
+                dim=sql.Literal(g.dim),
+                generation_id=sql.Literal(generation_id),
+                whole_rows=WHOLE_ROWS,
             )
         )
         protect(self.conn, g.table)

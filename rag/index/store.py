@@ -17,6 +17,8 @@ from rag.records import Access, Chunk, Section, document_id, to_json
 
 DEFAULT_LANGUAGE = "english"  # of a collection that was not told another
 WRITER_LOCK = 4  # advisory, with a generation's id: shared by who writes to it, exclusive for who drops it
+# PostgreSQL moves the vector out of a row of more than 2 kB, and a search that reads a hundred of them looks each up.
+WHOLE_ROWS = sql.SQL("with (toast_tuple_target = 4096)")
 
 
 @dataclass(frozen=True)
