@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from rag.index.linear import LinearAdd, LinearGelu
 
+BY_TEXT_TOKENS = 96
+
 
 @dataclass(frozen=True)
 class BertSpec:
@@ -46,10 +48,11 @@ class Bert(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor]:
         positions = self.positions.weight[: input_ids.shape[1]]
         tokens = self.norm(self.words(input_ids) + self.types(token_type_ids) + positions)
+        lengths = attention_mask.sum(1).tolist() if _is_faster_by_text(tokens) else None
         # A text alone has no padding, and attention without a mask is faster.
         mask = None if len(input_ids) == 1 else attention_mask[:, None, None, :].bool()
         for layer in self.layers:
-            tokens = layer(tokens, mask)
+            tokens = layer(tokens, mask, lengths)
         return (tokens,)
 
 
@@ -61,12 +64,37 @@ class BertLayer(nn.Module):
         self.up, self.down = LinearGelu(width, inner_width), LinearAdd(inner_width, width)
         self.attention_norm, self.output_norm = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None, lengths: list[int] | None) -> Tensor:
         heads = self.query_key_value(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
-        tokens = self.attention_norm(self.out(seen.transpose(1, 2).flatten(2), tokens))
+        if lengths is None:
+            seen = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
+            seen = seen.transpose(1, 2).flatten(2)
+        else:
+            seen = _attend_by_text(heads, lengths)
+        tokens = self.attention_norm(self.out(seen, tokens))
         output: Tensor = self.output_norm(self.down(self.up(tokens), tokens))
         return output
+
+
+def _is_faster_by_text(tokens: Tensor) -> bool:
+    """Whether attention is, (texts, tokens, width): a third faster on a CPU in bf16 for 200 tokens, slower for few."""
+    return tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16 and tokens.shape[1] >= BY_TEXT_TOKENS
+
+
+def _attend_by_text(heads: Tensor, lengths: list[int]) -> Tensor:
+    """Attention of each text to its own tokens: (3, texts, heads, tokens, head width) -> (texts, tokens, width)."""
+    _, num_texts, num_heads, num_tokens, width = heads.shape
+    output = heads.new_zeros(num_texts, num_tokens, num_heads, width)  # the rest must be finite, though nobody reads it
+    scores, weights = (heads.new_empty(num_heads * max(lengths) ** 2) for _ in range(2))
+    unused = heads.new_empty(1)
+    for text, num in enumerate(lengths):
+        query, key, value = heads[:, text, :, :num]
+        shape = (num_heads, num, num)
+        own_scores, own_weights = (one[: num_heads * num * num].view(shape) for one in (scores, weights))
+        torch.baddbmm(unused, query, key.transpose(1, 2), beta=0, alpha=width**-0.5, out=own_scores)
+        torch.softmax(own_scores, -1, out=own_weights)
+        output[text, :num] = torch.bmm(own_weights, value).transpose(0, 1)
+    return output.flatten(2)
 
 
 def read_bert(folder: Path) -> BertSpec | None:

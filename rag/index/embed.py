@@ -29,6 +29,7 @@ from rag.index.precision import (
     read_cache,
     replace_cache,
 )
+from rag.index.threads import SingleThreads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,7 @@ class Embedder:
         self._forward = forward
         # Two that compute at once would take turns at every operation, and each would take twice as long.
         self._turn = threading.Lock()
+        self._threads: SingleThreads | None = None
         self._encoder = encoder
         # Own copies: a tokenizer is changed by its truncation, which threads and models must not share.
         self._counter, self._tokenizer = copy_tokenizer(encoder.tokenizer), copy_tokenizer(encoder.tokenizer)
@@ -71,14 +73,31 @@ class Embedder:
         prefix = fp.query_prefix if kind == "query" else fp.passage_prefix
         encoded = self._tokenizer.encode_batch_fast([prefix + _valid(text) for text in texts])
         embeddings = np.empty((len(texts), self.dim), dtype=np.float32)
-        with torch.inference_mode():
-            for group in group_by_tokens([len(one.ids) for one in encoded], self._batch_tokens):
-                with self._turn:
-                    batch = self._pad([encoded[i] for i in group])
-                    rows = self._encoder.pool(self._forward(batch), batch["attention_mask"])
-                    embeddings[group] = torch.nn.functional.normalize(rows.float(), dim=1).cpu().numpy()
+        groups = group_by_tokens([len(one.ids) for one in encoded], self._batch_tokens)
+
+        def run(group: list[int]) -> None:
+            with torch.inference_mode():
+                batch = self._pad([encoded[i] for i in group])
+                rows = self._encoder.pool(self._forward(batch), batch["attention_mask"])
+                embeddings[group] = torch.nn.functional.normalize(rows.float(), dim=1).cpu().numpy()
+
+        with self._turn:
+            self._run_all(run, groups)
         is_truncated = [len(one.ids) >= fp.max_tokens and bool(one.overflowing) for one in encoded]
         return embeddings, np.array(is_truncated, dtype=bool)
+
+    def _run_all(self, run: Callable[[list[int]], None], groups: list[list[int]]) -> None:
+        """Several batches at once, a thread each, which is faster than all threads at one; OpenVINO has its own."""
+        import torch
+
+        num_threads = torch.get_num_threads()
+        if num_threads == 1 or len(groups) == 1 or self.device != "cpu" or self.precision == "openvino":
+            for group in groups:
+                run(group)
+            return
+        if self._threads is None or self._threads.num != num_threads:
+            self._threads = SingleThreads()
+        self._threads.run(run, groups)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each whole text, special ones included, no prefix: above `max_tokens` it is truncated."""
