@@ -72,12 +72,18 @@ def run_job(
         import ray
 
         with ray_session(settings.ray):
-            plan = plan_embedding(free_cpus(), ray.cluster_resources().get("GPU", 0))
+            free = free_cpus()
+            plan = plan_embedding(free, ray.cluster_resources().get("GPU", 0))
             batch_bytes = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, int(num_bytes * BATCH_SHARE)))
             batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
-            rows = _source(documents, batch_size, settings).map(prepared, num_cpus=TASK_CPUS)
+            num_blocks = math.ceil(len(documents) / batch_size)
+            rows = _source(documents, batch_size, settings).map(
+                prepared,
+                num_cpus=TASK_CPUS,
+                # Each in a process that starts and computes, while the embedder wants to: no more of them than CPUs.
+                compute=ray.data.TaskPoolStrategy(size=min(num_blocks, max(1, int(sum(free))))),
+            )
             if contextualize is not None:
-                num_blocks = math.ceil(len(documents) / batch_size)
                 rows = _with_prefixes(rows, num_blocks, settings.context, store.url, contextualize)
             dataset = _embedded(rows, batch_size, plan, settings)
             dataset = dataset.map_batches(
