@@ -35,7 +35,8 @@ def jobs(home: Path, database_url: str) -> dict[str, Any]:
             timeout=240,
             check=True,
         )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    report = next(line for line in done.stdout.splitlines() if line.startswith(b'{"whole"'))  # Ray may have the last word
+    return dict(json.loads(report))
 
 
 def chunks(collection: str, database_url: str) -> list[tuple[str, str, int]]:
