@@ -1,5 +1,7 @@
 """`rag …`: parse, load the configuration, call one function, print. Results on standard output, the rest on error."""
 
+import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -323,7 +325,20 @@ def main() -> None:
     if level not in logging.getLevelNamesMapping():
         sys.exit(_fail(f"RAG_LOG: expected DEBUG, INFO, WARNING or ERROR; found {level!r}", 2))
     logging.basicConfig(level=level, stream=sys.stderr)
-    sys.exit(run_command(app))
+    try:
+        status = run_command(app)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    _leave(status)
+
+
+def _leave(status: int) -> None:
+    """Ends the process without taking torch apart piece by piece, which takes half a second."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 if __name__ == "__main__":

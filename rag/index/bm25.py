@@ -21,6 +21,7 @@ import numpy as np
 
 K1, B = 1.2, 0.75
 BLOCK = 20_000  # chunks that are sorted at a time; bounds the memory of a build
+GROUPED = 2_000_000  # postings that are grouped at a time
 MAX_COUNT = 65_535  # of a term in a chunk
 TOP_BLOCK = 64  # scores whose maximum is taken before the best are looked for
 
@@ -111,17 +112,29 @@ def merge(parts: Sequence[Postings], alive: Sequence[np.ndarray]) -> Postings:
 
 def group(postings: Postings, owner: np.ndarray, num_groups: int) -> Postings:
     """The same text in larger pieces: chunk i goes into piece owner[i]. (chunks,) int, below `num_groups`."""
-    from scipy.sparse import csr_array
-
-    shape = (len(postings.hashes), num_groups)
-    starts = postings.starts.copy()  # changed in place, like the rest
-    counts = csr_array((postings.counts.astype(np.int64), owner[postings.chunks], starts), shape=shape)
-    counts.sum_duplicates()  # which sorts, too
+    starts, pieces, counts = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.uint16)]
+    num_terms, num_postings, term = len(postings.hashes), 0, 0
+    while term < num_terms:  # some terms at a time, which bounds the memory
+        limit = int(np.searchsorted(postings.starts, postings.starts[term] + GROUPED, "right")) - 1
+        end = max(term + 1, min(limit, num_terms))
+        here = slice(postings.starts[term], postings.starts[end])
+        terms = np.repeat(np.arange(end - term), np.diff(postings.starts[term : end + 1]))
+        keys = terms * num_groups + owner[postings.chunks[here]]
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        found = keys[first]
+        summed = np.add.reduceat(postings.counts[here][order], first, dtype=np.int64) if len(first) else first
+        per_term = np.bincount(found // num_groups, minlength=end - term)
+        starts.append(num_postings + np.cumsum(per_term))
+        pieces.append((found % num_groups).astype(np.int32))
+        counts.append(np.minimum(summed, MAX_COUNT).astype(np.uint16))
+        num_postings, term = num_postings + len(found), end
     return Postings(
         hashes=postings.hashes,
-        starts=counts.indptr.astype(np.int64),
-        chunks=counts.indices.astype(np.int32),
-        counts=np.minimum(counts.data, MAX_COUNT).astype(np.uint16),
+        starts=np.concatenate(starts),
+        chunks=np.concatenate(pieces),
+        counts=np.concatenate(counts),
         lengths=np.bincount(owner, postings.lengths, num_groups).astype(np.int32),
     )
 

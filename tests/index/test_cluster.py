@@ -35,7 +35,9 @@ def jobs(home: Path, database_url: str) -> dict[str, Any]:
             timeout=240,
             check=True,
         )
-    report = next(line for line in done.stdout.splitlines() if line.startswith(b'{"whole"'))  # Ray may have the last word
+    report = next(
+        line for line in done.stdout.splitlines() if line.startswith(b'{"whole"')
+    )  # Ray may have the last word
     return dict(json.loads(report))
 
 
