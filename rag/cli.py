@@ -1,7 +1,5 @@
 """`rag …`: parse, load the configuration, call one function, print. Results on standard output, the rest on error."""
 
-import atexit
-import contextlib
 import logging
 import os
 import sys
@@ -20,7 +18,7 @@ from rag.cli_index import generation_json, index, print_generation
 from rag.cli_train import train
 from rag.errors import ConfigError, RagError
 from rag.records import Access
-from rag.terminal import AsJson, Collection, open_store, out, print_json, settings_for
+from rag.terminal import AsJson, Collection, leave, open_store, out, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
@@ -329,16 +327,7 @@ def main() -> None:
         status = run_command(app)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    _leave(status)
-
-
-def _leave(status: int) -> None:
-    """Ends the process without taking torch apart piece by piece, which takes half a second."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
-            stream.flush()
-    atexit._run_exitfuncs()
-    os._exit(status)
+    leave(status)
 
 
 if __name__ == "__main__":

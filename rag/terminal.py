@@ -1,9 +1,13 @@
-"""What all commands share: their options, the settings that flags give, an open store, printing."""
+"""What all commands share: their options, the settings that flags give, an open store, printing, the end."""
 
+import atexit
+import contextlib
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -42,3 +46,12 @@ def open_store(settings: Settings) -> Iterator[Any]:
 
 def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process without taking torch apart piece by piece, which takes half a second."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(status)

@@ -24,6 +24,7 @@ from rag.index.dump_format import (
     FAILURES,
     GENERATION_DOCUMENTS,
     SECTIONS,
+    CollectionSettings,
     Columns,
     Folder,
     GenerationPart,
@@ -63,6 +64,7 @@ def dump_collection(
                 rag=__version__,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 collection=collection,
+                settings=CollectionSettings(**generations[0].settings),
                 documents=dump.documents(generations),
                 sections=dump.sections(generations),
                 generations=tuple(dump.generation(g) for g in generations),
@@ -112,7 +114,7 @@ def _generations(conn: psycopg.Connection[Any], collection: str, all_generations
     """Rows of the generations to dump, oldest first. Raises NotFound."""
     with conn.cursor(row_factory=namedtuple_row) as cur:
         cur.execute(
-            "select g.*, g.generation_id is not distinct from c.live_generation_id as is_live,"
+            "select g.*, c.settings, g.generation_id is not distinct from c.live_generation_id as is_live,"
             " (select coalesce(sum(num_chunks), 0)::int8 from generation_documents m"
             "  where m.generation_id = g.generation_id) as num_chunks"
             " from generations g join collections c using (collection_id) where c.name = %s order by g.generation_id",

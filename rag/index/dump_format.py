@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rag.config import COLLECTION_NAME
 from rag.errors import DumpError
+from rag.index.tokens import LANGUAGES, NO_LANGUAGE
 
 FORMAT: Literal["rag-collection"] = "rag-collection"
 VERSION: Literal[1] = 1
@@ -117,12 +118,20 @@ class GenerationPart(_Part):
     failures: TablePart
 
 
+class CollectionSettings(_Part):
+    """What a collection was told or tuned to; nothing where the defaults serve."""
+
+    language: Literal[(*LANGUAGES, NO_LANGUAGE)] | None = None  # type: ignore[valid-type]
+    weight: float | None = Field(None, ge=0, le=1)
+
+
 class Manifest(_Part):
     format: Literal["rag-collection"] = FORMAT
     version: Literal[1] = VERSION
     rag: str  # the version that wrote it
     created_at: str
     collection: str = Field(pattern=COLLECTION_NAME)
+    settings: CollectionSettings = CollectionSettings()
     documents: TablePart
     sections: TablePart
     generations: tuple[GenerationPart, ...] = Field(min_length=1)

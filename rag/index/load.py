@@ -79,7 +79,9 @@ def load_collection(store: Store, source: str, name: str | None = None, replace:
         _refuse_existing(conn, name, replace)
         with folder.errors(), Progress("load", manifest.num_chunks, "chunks") as progress:
             collection_id = scalar(
-                conn, "insert into collections (name) values (%s) returning collection_id", [f"load {uuid.uuid4()}"]
+                conn,
+                "insert into collections (name, settings) values (%s, %s) returning collection_id",
+                [f"load {uuid.uuid4()}", to_json(manifest.settings.model_dump(exclude_none=True))],
             )
             load = _Load(conn, folder, name, collection_id, progress)
             load.rows(sql.Identifier("documents"), DOCUMENTS, manifest.documents)

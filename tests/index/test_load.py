@@ -70,6 +70,16 @@ def test_a_loaded_collection_has_the_very_rows_of_the_dumped_one(
     assert [getattr(copy, name) for name in kept] == [getattr(original, name) for name in kept]
 
 
+def test_language_and_weight_of_a_collection_move_with_it(
+    store: Store, settings: Settings, tmp_path: Path, copy_name: str
+) -> None:
+    original = make_collection(store, settings.collection, [2])
+    store.set_collection(original.collection_id, language="german", weight=0.7)
+    dump_collection(store, settings.collection, str(tmp_path / "d"))
+    load_collection(store, str(tmp_path / "d"), copy_name)
+    assert live_generation(store, copy_name).settings == {"language": "german", "weight": 0.7}
+
+
 def test_the_dumped_name_is_the_default(store: Store, settings: Settings, tmp_path: Path) -> None:
     original = content(store, make_collection(store, settings.collection, [2]))
     dump_collection(store, settings.collection, str(tmp_path / "d"))
