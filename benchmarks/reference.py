@@ -194,10 +194,9 @@ def one_round(folder: Path, settings: Settings, number: int) -> dict[str, tuple[
     found = {}
     for name in list(PIPELINES)[:: 1 if number % 2 else -1]:
         seconds, num_chunks = PIPELINES[name](folder, settings)
-        print(
-            f"round {number}  {name:<10} {num_chunks / seconds:6.1f} chunks/s, {num_chunks} in {seconds:.0f} s",
-            flush=True,
-        )
+        rate = num_chunks / seconds
+        found[name] = rate, seconds
+        print(f"round {number}  {name:<10} {rate:6.1f} chunks/s, {num_chunks} in {seconds:.0f} s", flush=True)
     return found
 
 
