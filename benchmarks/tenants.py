@@ -29,10 +29,8 @@ from rag.config import SearchConfig  # noqa: E402
 from rag.index import restricted  # noqa: E402
 from rag.index.access import reading_as  # noqa: E402
 from rag.index.database import migrate  # noqa: E402
-from rag.index.lexical_view import View  # noqa: E402
-from rag.index.restricted import Restriction  # noqa: E402
 from rag.index.server import EmbeddedServer  # noqa: E402
-from rag.index.store import Generation, Store  # noqa: E402
+from rag.index.store import Store  # noqa: E402
 from rag.search.retrieve import Retriever  # noqa: E402
 
 THREADS, CONNECTIONS = 8, 4
@@ -60,7 +58,7 @@ def answer(retriever: Retriever, corpus: Corpus, seed: int) -> tuple[int, int]:
 class Careless(Retriever):
     """Forgets who asks: it ranks everything, and adds no condition of its own to what it reads."""
 
-    def _allowed(self, generation: Generation, restriction: Restriction, view: View) -> None:
+    def _allowed(self, *_: object) -> None:
         return None
 
 
@@ -81,7 +79,7 @@ def main() -> int:
             share = args.requests // 4
             for part in range(4):
                 is_careless, along_graph = part >= 2, part % 2
-                restricted.MIN_SCANNED, restricted.STEPS_PER_READ = (1, 0.0) if along_graph else (2_000, 8.0)
+                restricted.MIN_SCANNED, restricted.STEP_COST = (1, 0.0) if along_graph else (2_000, 8.0)
                 if is_careless:
                     restricted.access_condition = lambda access, alias: (sql.SQL("true"), {})
                 seeds = range(part * share, (part + 1) * share)
