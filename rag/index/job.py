@@ -77,12 +77,9 @@ def run_job(
             batch_bytes = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, int(num_bytes * BATCH_SHARE)))
             batch_size = max(1, min(MAX_BATCH, batch_bytes * len(documents) // max(1, num_bytes)))
             num_blocks = math.ceil(len(documents) / batch_size)
-            rows = _source(documents, batch_size, settings).map(
-                prepared,
-                num_cpus=TASK_CPUS,
-                # Each in a process that starts and computes, while the embedder wants to: no more of them than CPUs.
-                compute=ray.data.TaskPoolStrategy(size=min(num_blocks, max(1, int(sum(free))))),
-            )
+            # On one machine extractors begin, and compute, while the embedder wants to: no more of them than CPUs.
+            few = ray.data.TaskPoolStrategy(size=min(num_blocks, max(1, int(free[0])))) if len(free) == 1 else None
+            rows = _source(documents, batch_size, settings).map(prepared, num_cpus=TASK_CPUS, compute=few)
             if contextualize is not None:
                 rows = _with_prefixes(rows, num_blocks, settings.context, store.url, contextualize)
             dataset = _embedded(rows, batch_size, plan, settings)
