@@ -25,7 +25,7 @@ import numpy as np
 from rank_bm25 import BM25Plus
 
 from rag.config import ChunkConfig, Settings
-from rag.index.bm25 import BM25, K1, B, Postings, best, build_postings
+from rag.index.bm25 import BM25, K1, B, Postings, build_postings, top
 from rag.index.tokens import Analyzer
 from rag.ingest.chunks import chunk_section
 from rag.ingest.extract import extract
@@ -59,7 +59,8 @@ def ours(chunks: Sequence[list[str]], folder: Path) -> Search:
 
     def search(terms: list[str]) -> np.ndarray:
         scores = index.scores(terms)
-        return scores[best(scores, K)]
+        found = scores[scores > 0]
+        return found[top(found, K)]
 
     return search
 

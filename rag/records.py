@@ -60,6 +60,16 @@ class DocumentRef:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """What a listing could not see: documents below `place` that it lacks may be there all the same."""
+
+    place: str  # canonical, as an origin is
+    reason: str
+    by: str = ""  # the document that failed and so hides them: only one that was read before can
+    visited: frozenset[str] = frozenset()  # documents that were looked for: these are there, or gone
+
+
+@dataclass(frozen=True)
 class Document:
     """One thing fetched, as bytes."""
 

@@ -214,13 +214,6 @@ class BM25:
         return len(chunks) if mask is None else int(np.count_nonzero(mask[chunks]))
 
 
-def best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Slots of the k highest scores above 0, best first, equals by slot. (n,) float32 -> (at most k,) int64."""
-    found = np.flatnonzero(scores > 0)  # of bools, which is seven times as fast
-    positive: np.ndarray = found[top(scores[found], k)]
-    return positive
-
-
 def top(scores: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k highest, highest first, equals by index. (n,) float32 -> (min(k, n),) int64."""
     k = min(k, len(scores))

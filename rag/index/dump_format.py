@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rag.config import COLLECTION_NAME
 from rag.errors import DumpError
@@ -121,8 +121,15 @@ class GenerationPart(_Part):
 class CollectionSettings(_Part):
     """What a collection was told or tuned to; nothing where the defaults serve."""
 
-    language: Literal[(*LANGUAGES, NO_LANGUAGE)] | None = None  # type: ignore[valid-type]
+    language: str | None = None
     weight: float | None = Field(None, ge=0, le=1)
+
+    @field_validator("language")
+    @classmethod
+    def _is_known(cls, language: str | None) -> str | None:
+        if language not in (None, NO_LANGUAGE, *LANGUAGES):
+            raise ValueError(f"expected a language that texts can be cut in, found {language!r}")
+        return language
 
 
 class Manifest(_Part):

@@ -108,7 +108,7 @@ def details(store: Store, generation: Generation) -> dict[str, Any]:
 
 
 def select_generations(store: Store, where: str, key: str | int) -> list[Generation]:
-    with store.reading() as conn, conn.cursor(row_factory=class_row(Generation)) as cur:
+    with store.pool.connection() as conn, conn.cursor(row_factory=class_row(Generation)) as cur:
         return cur.execute(_GENERATION + where, [key]).fetchall()
 
 

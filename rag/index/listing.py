@@ -21,7 +21,7 @@ from rag.ingest.sources import (
     place_of_origin,
     read_document,
 )
-from rag.records import Access, DocumentRef, document_id
+from rag.records import Access, DocumentRef, Gap, document_id
 
 READERS = 8  # threads; a local disk is fast with one, an object store needs many
 READ_AHEAD = 64  # documents whose bytes are in memory at once, at most
@@ -35,10 +35,20 @@ class Listing:
     roots: tuple[str, ...]  # what bounds the documents of each
     documents: dict[str, DocumentRef]  # by source; what two origins list counts once
     access: Mapping[str, Access] = field(default_factory=dict)  # what the documents of each origin get
+    gaps: tuple[Gap, ...] = ()
+    others: tuple[str, ...] = ()  # roots of the collection's origins that this run leaves alone
 
     def lost(self, source: str) -> bool:
-        """Whether one of the origins held `source` and does not any more."""
-        return source not in self.documents and any(is_within(source, root) for root in self.roots)
+        """Whether one of the origins held `source` and does not any more.
+
+        What a gap may hide is not lost, nor what another origin holds whose place lies within this one's.
+        """
+        if source in self.documents or any(_hides(gap, source) for gap in self.gaps):
+            return False
+        return any(is_within(source, root) and not self._is_others(source, root) for root in self.roots)
+
+    def _is_others(self, source: str, root: str) -> bool:
+        return any(is_within(other, root) and is_within(source, other) for other in self.others)
 
 
 @dataclass
@@ -63,12 +73,22 @@ def list_sources(sources: Sequence[str], settings: Settings, remembered: Mapping
     """
     documents: dict[str, DocumentRef] = {}
     access: dict[str, Access] = {}
+    gaps: list[Gap] = []
     for source in sources:
         origin = canonical_source(source)
         access[origin] = choose_access(settings.ingest, (remembered or {}).get(place_of_origin(origin)))
-        for ref in list_documents(source, settings):
+        for ref in list_documents(source, settings, gaps):
             documents.setdefault(ref.source, with_access(ref, access[origin], settings.ingest))
-    return Listing(tuple(access), tuple(listed_root(origin, settings) for origin in access), documents, access)
+    places = {place_of_origin(origin) for origin in access}
+    others = [origin for origin in remembered or {} if place_of_origin(origin) not in places]
+    return Listing(
+        origins=tuple(access),
+        roots=tuple(listed_root(origin, settings) for origin in access),
+        documents=documents,
+        access=access,
+        gaps=tuple(gaps),
+        others=tuple(listed_root(origin, settings) for origin in others),
+    )
 
 
 def refuse_great_loss(listing: Listing, known: Iterable[Known]) -> None:
@@ -128,6 +148,10 @@ def compare(  # noqa: PLR0913 - everything that bears on the decision
     if prune:
         changes.vanished += sorted(doc_id for doc_id, d in known.items() if listing.lost(d.source))
     return changes
+
+
+def _hides(gap: Gap, source: str) -> bool:
+    return source not in gap.visited and is_within(source, gap.place)
 
 
 @dataclass(frozen=True)

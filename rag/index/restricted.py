@@ -47,13 +47,11 @@ class Chunks:
     params: dict[str, Any]
 
 
-def every_chunk(generation: Generation) -> Chunks:
-    return Chunks(sql.SQL("{} c").format(generation.table), sql.SQL("true"), {})
-
-
-def through_documents(generation: Generation, restriction: Restriction) -> Chunks:
+def document_by_document(generation: Generation, restriction: Restriction) -> Chunks:
     """Documents first, then the chunks of each by the index. `offset 0` keeps the planner from joining otherwise: it
     takes a filter on metadata for rare or frequent by chance, and would read the whole table."""
+    if not restriction:
+        return chunk_by_chunk(generation, restriction)
     documents, params = _documents(generation, restriction)
     of_sections, more = chunk_condition(restriction.filter or Filter())
     source = sql.SQL(
@@ -63,7 +61,7 @@ def through_documents(generation: Generation, restriction: Restriction) -> Chunk
     return Chunks(source, of_sections, params | more)
 
 
-def along_graph(generation: Generation, restriction: Restriction) -> Chunks:
+def chunk_by_chunk(generation: Generation, restriction: Restriction) -> Chunks:
     """Every chunk, checked when it is met. The document is looked up in a scalar subquery, which no planner can turn
     into a join that would lose the order of the index."""
     may_see, params = access_condition(restriction.access, "c")

@@ -1,8 +1,7 @@
 """The SQL of collections, documents and chunks. Rows in, records out; knows no Ray and no model."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -89,17 +88,6 @@ class Store:
         for generation_id in list(self._held):
             self.release(generation_id)
         self.pool.close()
-
-    @contextmanager
-    def reading(self) -> Iterator[psycopg.Connection[Any]]:
-        """A connection whose statements stand for themselves: no round trips for a transaction that nobody needs."""
-        with self.pool.connection() as conn:
-            conn.autocommit = True
-            try:
-                yield conn
-            finally:
-                if not conn.closed:
-                    conn.autocommit = False
 
     # Collections
 

@@ -18,10 +18,9 @@ from rag.index.filters import Filter
 from rag.index.restricted import (
     Chunks,
     Restriction,
-    along_graph,
-    every_chunk,
+    chunk_by_chunk,
+    document_by_document,
     steps_worth_taking,
-    through_documents,
 )
 from rag.index.store import Generation, Store
 from rag.records import Access
@@ -111,11 +110,11 @@ def ask_nearest(  # noqa: PLR0913 - what is searched, how, and for whom
     restriction: Restriction,
 ) -> Callable[[], Scored]:
     """`nearest` within a transaction of the caller's, by the graph or, without one, by a scan."""
-    scanned = through_documents(generation, restriction) if restriction else every_chunk(generation)
+    scanned = document_by_document(generation, restriction)
     if graph is None:
         rows = ask_scan(conn, scanned, query, k)
         return lambda: _ranked(rows(), k)
-    chunks = along_graph(generation, restriction) if restriction else scanned
+    chunks = chunk_by_chunk(generation, restriction)
     num_wanted = OVERFETCH * k if restriction else k
     candidates = ask_graph(conn, generation, graph, chunks, query, num_wanted)
 
@@ -171,8 +170,8 @@ def ask_chunks(
     conn: psycopg.Connection[Any],
     generation: Generation,
     chunk_ids: Sequence[str],
-    query: np.ndarray | None = None,
-    restriction: Restriction | None = None,
+    query: np.ndarray | None,
+    restriction: Restriction,
 ) -> Callable[[], list[Row]]:
     """Those of the named chunks that are there and that the restriction leaves, in no order.
 
@@ -180,8 +179,7 @@ def ask_chunks(
     """
     if not chunk_ids:
         return list
-    restriction = restriction or Restriction()
-    chunks = along_graph(generation, restriction) if restriction else every_chunk(generation)
+    chunks = chunk_by_chunk(generation, restriction)
     statement = sql.SQL(
         "select {cosine}, {columns} from {source} where c.generation_id = {id} and c.chunk_id = any(%(chunk_ids)s)"
         " and not c.is_duplicate and {condition}"

@@ -8,11 +8,10 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
-from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from rag.ingest.markdown import block_parser
 from rag.ingest.windows import Span, char_windows, trim_span
 
 EARLY = 4  # a chunk is filled to a quarter at least before a better place to cut counts
@@ -120,17 +119,10 @@ def markdown_windows(text: str, size: int, overlap: int) -> Iterator[Span]:
 
 def _markdown_units(text: str, size: int) -> Iterator[Unit]:
     # A lone carriage return would count as a line here, and the lines below are those of "\n".
-    blocks = _blocks(_parser().parse(text.replace("\r", " ")))
+    blocks = _blocks(block_parser().parse(text.replace("\r", " ")))
     offsets = array("q", (start for start, _ in _line_spans(text, 0, len(text))))
     # Definitions of link targets alone are no block at all.
     return _units(text, blocks or [Block("", 0)], (0, len(text)), offsets, size)
-
-
-@cache
-def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark").enable("table")
-    parser.core.ruler.enableOnly(["normalize", "block"])
-    return parser
 
 
 def _blocks(tokens: Iterable[Token]) -> list[Block]:

@@ -13,13 +13,13 @@ from rag.errors import SourceError
 from rag.ingest.files import BLOCK_BYTES, cache_folder, forget_old, keep, local_path, locked, storable
 from rag.ingest.mimes import SUPPORTED, mime_of
 from rag.ingest.rows import ROW_FILES, is_row_file, list_rows
-from rag.records import DocumentRef, content_id
+from rag.records import DocumentRef, Gap, content_id
 
 SKIPPED_FOLDERS = {"node_modules", "__pycache__"}  # hidden ones, .git among them, are skipped as well
 SPHINX_INDEX, SPHINX_COPIES = "objects.inv", {"_sources", "_static"}  # not pages: copies of their sources, scripts
 
 
-def list_path(source: str, cache: Path) -> Iterator[DocumentRef]:
+def list_path(source: str, cache: Path, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
     """The documents of a folder or a file in a fixed order; the rows of a JSONL file."""
     if not source:
         raise SourceError("expected a folder, a file or python:<package>, found an empty name; pass a path")
@@ -30,7 +30,7 @@ def list_path(source: str, cache: Path) -> Iterator[DocumentRef]:
     if not os.path.exists(path):
         raise SourceError(f"{shown}: expected a folder or a file, found nothing; check the path{_git_hint(source)}")
     if is_row_file(path.name):
-        return list_rows(_seekable(path, cache), path.as_uri())
+        return list_rows(_seekable(path, cache), path.as_uri(), gaps)
     check_supported(shown, path.name)
     return iter([_file_ref(path)])
 

@@ -16,7 +16,7 @@ from rag.ingest.files import BLOCK_BYTES, MAX_DOCUMENT_BYTES, cache_folder, forg
 from rag.ingest.folder import at_least_one, check_supported, kept_folders
 from rag.ingest.mimes import mime_of
 from rag.ingest.rows import is_row_file, list_rows
-from rag.records import DocumentRef, content_id
+from rag.records import DocumentRef, Gap, content_id
 
 PROTOCOLS = {"s3", "gs", "abfs", "abfss", "az", "hdfs", "webhdfs", "sftp", "ftp", "smb", "oss", "hf", "memory"}
 ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
@@ -40,7 +40,7 @@ def canonical_remote(source: str) -> str:
     return _parse(source).origin
 
 
-def list_remote(source: str, cache: Path) -> Iterator[DocumentRef]:
+def list_remote(source: str, cache: Path, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
     """The documents below a URL, folder by folder in a fixed order; the rows of a JSONL file."""
     place = _parse(source)
     try:
@@ -57,7 +57,7 @@ def list_remote(source: str, cache: Path) -> Iterator[DocumentRef]:
         return at_least_one(_walk(files, root, place), place.origin)
     name = place.opened.rpartition("/")[2]
     if is_row_file(name):
-        return list_rows(_copy(files, root, place, cache), place.origin)
+        return list_rows(_copy(files, root, place, cache), place.origin, gaps)
     check_supported(place.origin, name)
     return iter([DocumentRef(place.origin, mime_of(name), path=place.opened)])
 

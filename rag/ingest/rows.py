@@ -17,7 +17,7 @@ from urllib.parse import quote
 from rag.errors import ExtractionError, SourceError
 from rag.ingest.files import BLOCK_BYTES, MAX_DOCUMENT_BYTES, too_large
 from rag.ingest.outline import trim
-from rag.records import DocumentRef, Section, to_json
+from rag.records import DocumentRef, Gap, Section, to_json
 
 ROW = "application/x-row"
 ROW_FILES = ".jsonl .ndjson"  # and with .gz behind; for messages
@@ -34,12 +34,12 @@ def is_row_file(name: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(tuple(ROW_FILES.split()))
 
 
-def list_rows(path: Path, origin: str) -> Iterator[DocumentRef]:
+def list_rows(path: Path, origin: str, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
     """The rows of a file in its order, `origin` being the file's address. A bad line is a ref with an error.
 
-    SourceError where no line is good: the file is something else.
+    A line that says no id may be any row that was there before: a gap. SourceError where no line is good: the file is something else.
     """
-    refs = _walk_rows(path, origin)
+    refs = _walk_rows(path, origin, [] if gaps is None else gaps)
     failed: list[DocumentRef] = []
     for ref in refs:
         if not ref.error:
@@ -73,7 +73,7 @@ def split_row(text: str, source: str) -> list[Section]:
     return [Section(source, " ".join(_clean(title).split()), trim(LINE_ENDS.sub("\n", _clean(body))))]
 
 
-def _walk_rows(path: Path, origin: str) -> Iterator[DocumentRef]:
+def _walk_rows(path: Path, origin: str, gaps: list[Gap]) -> Iterator[DocumentRef]:
     name = str(path)
     first_line: dict[str, int] = {}  # where an id was first seen
     parts: Counter[str] = Counter()  # rows of one page so far
@@ -83,10 +83,12 @@ def _walk_rows(path: Path, origin: str) -> Iterator[DocumentRef]:
             if line is None:
                 raise too_large(end - start)
             row = _parse(line)
-            _text_field(row)
             query = _query(row)
+            _text_field(row)
         except ExtractionError as reason:
             error = f"line {number}: {reason}"
+            if not query and all(gap.place != origin for gap in gaps):
+                gaps.append(Gap(origin, error))
         if query.startswith("url="):
             parts[query] += 1
             query += f"&part={parts[query]}" if parts[query] > 1 else ""

@@ -29,14 +29,17 @@ from rag.ingest.python_api import list_python_objects
 from rag.ingest.remote import canonical_remote, is_remote, list_remote, read_remote
 from rag.ingest.rows import ROW, read_row
 from rag.ingest.stdin import STDIN, list_stdin
-from rag.records import Document, DocumentRef, content_id
+from rag.records import Document, DocumentRef, Gap, content_id
 
 Kind = Literal["python", "dataset", "stdin", "git", "web", "remote", "path"]
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def list_documents(source: str, settings: Settings) -> Iterator[DocumentRef]:
-    """The documents of a source in a fixed order. SourceError where there is nothing to read."""
+def list_documents(source: str, settings: Settings, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
+    """The documents of a source in a fixed order. SourceError where there is nothing to read.
+
+    `gaps` gets what the listing could not see, complete at its end.
+    """
     cache = settings.home / "sources"
     match _kind(source):
         case "python":
@@ -44,19 +47,19 @@ def list_documents(source: str, settings: Settings) -> Iterator[DocumentRef]:
         case "dataset":
             return list_dataset(source, cache)
         case "stdin":
-            return list_stdin(source, cache)
+            return list_stdin(source, cache, settings.collection, gaps)
         case "git":
             return list_repository(source, cache)
         case "remote":
-            return list_remote(source, cache)
+            return list_remote(source, cache, gaps)
         case "path":
-            return list_path(source, cache)
+            return list_path(source, cache, gaps)
         case "web":
             from rag.ingest.urls import canonical_url
             from rag.ingest.web import crawl
 
             url = canonical_url(source)
-            return crawl(url, settings.web, _site_cache(url, settings))
+            return crawl(url, settings.web, _site_cache(url, settings), gaps)
 
 
 def canonical_source(source: str) -> str:

@@ -1,6 +1,6 @@
 """Standard input in, one document or the rows of a JSONL stream listed.
 
-There is one standard input, so its document has one name: the next run's text replaces it.
+A collection has one standard input, so its document has one name: the next run's text replaces it.
 """
 
 import json
@@ -14,25 +14,25 @@ from rag.errors import SourceError
 from rag.ingest.files import BLOCK_BYTES, cache_folder, keep, locked
 from rag.ingest.mimes import mime_of
 from rag.ingest.rows import list_rows
-from rag.records import DocumentRef
+from rag.records import DocumentRef, Gap
 
 STDIN = "stdin:input"
 LOOK_BYTES = 1 << 20
 HTML_START = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.I | re.S)
 
 
-def list_stdin(source: str, cache: Path) -> Iterator[DocumentRef]:
-    """`-`: what comes, to its end. `stdin:input`: what came last, for a collection that remembers its sources.
+def list_stdin(source: str, cache: Path, collection: str, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
+    """`-`: what comes, to its end. `stdin:input`: what came last for the collection, which remembers its sources.
 
-    It is JSONL by its first line, HTML by its first tag, else Markdown.
+    It is JSONL by its first line, HTML by its first tag, PDF by its first bytes, else Markdown.
     """
-    folder = cache_folder(cache, "stdin", STDIN)
+    folder = cache_folder(cache, "stdin", collection)
     with locked(folder):
         copy = _latest(folder) if source == STDIN else _copy(folder)
     with open(copy, "rb") as file:
         start = file.read(LOOK_BYTES)
     if _is_rows(start):
-        return list_rows(copy, STDIN)
+        return list_rows(copy, STDIN, gaps)
     return iter([DocumentRef(STDIN, _mime(start), path=str(copy))])
 
 
@@ -53,7 +53,7 @@ def _latest(folder: Path) -> Path:
 
 def _mime(start: bytes) -> str:
     if start.startswith(b"%PDF-"):
-        return mime_of("a.pdf") or mime_of("a.md")
+        return mime_of("a.pdf")
     return mime_of("a.html" if HTML_START.match(start.removeprefix(b"\xef\xbb\xbf")) else "a.md")
 
 

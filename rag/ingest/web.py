@@ -22,7 +22,7 @@ from rag.ingest.urls import canonical_url, folder_of, is_below, join_url, origin
 from rag.ingest.web_fetch import Fetcher
 from rag.ingest.web_page import PageLinks, has_asset_suffix, page_mime, read_links, read_sitemap
 from rag.progress import Progress
-from rag.records import DocumentRef
+from rag.records import DocumentRef, Gap
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ MAX_SITEMAPS = 50
 NO_LINKS = PageLinks((), None, is_noindex=False, is_nofollow=False)
 
 
-def crawl(url: str, config: WebConfig, folder: Path) -> Iterator[DocumentRef]:
+def crawl(url: str, config: WebConfig, folder: Path, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
     """The documents of the site at `url`, or the reason in `error` of those that cannot be fetched.
 
     `folder` belongs to this start URL: a second crawl costs a 304 for each page, a killed one is gone on with.

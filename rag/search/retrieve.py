@@ -28,7 +28,7 @@ from rag.index.lexical import LexicalIndex
 from rag.index.lexical_view import View
 from rag.index.restricted import Restriction
 from rag.index.store import Generation, Store
-from rag.index.vectors import Graph, Row, Scored, ask_chunks, ask_nearest, choose_graph
+from rag.index.vectors import Row, Scored, ask_chunks, ask_nearest, choose_graph, nearest
 from rag.records import Access, Hit
 from rag.search.arrange import Arrangement
 from rag.search.filters import make_filter
@@ -165,9 +165,9 @@ class Retriever:
 
     def _semantic(self, generation: Generation, asked: _Asked) -> Scored:
         embedding = self._embed(generation, asked)
-        graph = self._graph(generation, asked, asked.k)
-        with asked.timed("semantic"), self._as_caller(asked) as conn:
-            return ask_nearest(conn, generation, embedding, asked.k, graph, asked.restriction)()
+        only, access = asked.restriction.filter, asked.restriction.access
+        with asked.timed("semantic"):
+            return nearest(self.store, generation, embedding, asked.k, self.config.ef_search, asked.exact, only, access)
 
     def _lexical(self, generation: Generation, asked: _Asked) -> Scored:
         """Asks for more where the database withholds some: what changed a moment ago, or a filter on sections."""
@@ -206,7 +206,8 @@ class Retriever:
         """
         k = max(self.config.candidates, asked.k)
         embedding = self._embed(generation, asked)
-        graph = self._graph(generation, asked, k)
+        ef_search = self.config.ef_search
+        graph = None if asked.exact else choose_graph(self.store, generation, k, ef_search, asked.restriction)
         view = self._index(generation).view()
         with self._as_caller(asked) as conn:
             with asked.timed("semantic"):
@@ -229,11 +230,6 @@ class Retriever:
             if asked.passage:
                 embedding = mean_embedding(np.stack([embedding, self.embedder.embed([asked.passage], "passage")[0]]))
         return embedding
-
-    def _graph(self, generation: Generation, asked: _Asked, k: int) -> Graph | None:
-        if asked.exact:
-            return None
-        return choose_graph(self.store, generation, k, self.config.ef_search, asked.restriction)
 
     @contextmanager
     def _as_caller(self, asked: _Asked) -> Iterator[Connection[Any]]:

@@ -22,7 +22,7 @@ from rag.index.dump import dump_collection
 from rag.index.filters import Filter, allowed_documents
 from rag.index.generations import ensure_generation, live_generation, rollback
 from rag.index.load import load_collection
-from rag.index.restricted import every_chunk
+from rag.index.restricted import Restriction, chunk_by_chunk
 from rag.index.store import Generation, Store
 from rag.index.vectors import Graph, ask_graph, ask_scan, nearest
 from rag.records import Access, document_id
@@ -71,7 +71,7 @@ def test_no_caller_ever_gets_a_foreign_chunk(
 
 def test_without_the_applications_own_conditions_the_database_still_withholds(crowd: tuple[Store, Corpus]) -> None:
     store, corpus = crowd
-    everything = every_chunk(corpus.generation)  # no tenant, no label, no filter
+    everything = chunk_by_chunk(corpus.generation, Restriction())  # no tenant, no label, no filter
 
     def check(seed: int) -> None:
         request = random_request("crowd", random.Random(seed))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Plus
 
-from rag.index.bm25 import BM25, TOP_BLOCK, Postings, best, build_postings, group, merge, top
+from rag.index.bm25 import BM25, TOP_BLOCK, Postings, build_postings, group, merge, top
 
 CHUNKS = [["whale", "sea", "whale"], ["ship", "sea"], [], ["whale"], ["ship", "ship", "captain", "sea", "sea"]]
 
@@ -66,7 +66,7 @@ def test_a_damaged_file_is_an_error_and_never_runs_code(tmp_path: Path) -> None:
 def test_a_word_that_is_nowhere_scores_nothing() -> None:
     index = BM25([build_postings(CHUNKS)], [None])
     assert not index.scores(["kraken"]).any()
-    assert list(best(index.scores(["whale"]), 10)) == [0, 3] or list(best(index.scores(["whale"]), 10)) == [3, 0]
+    assert list(np.flatnonzero(index.scores(["whale"]))) == [0, 3]
 
 
 @settings(max_examples=50)
