@@ -39,7 +39,9 @@ def retrieval(
     mode: Annotated[
         str | None, typer.Option(metavar="MODE,…", help="One or more; `hybrid+NAME` reranks. [default: search.mode]")
     ] = None,
-    rerank: Annotated[str | None, typer.Option(metavar="NAME", help="Rerank the hits of each mode.")] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the modes that name none themselves. [default: rerank.name]")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Sections retrieved for a query.")] = 100,
     run_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write TREC runs: r.trec, or r.MODE.trec for several modes.")
@@ -71,6 +73,7 @@ def retrieval(
     from rag.generate.complete import open_search
 
     settings = settings_for(collection)
+    rerank = rerank or settings.rerank.name
     modes = _modes(mode or settings.search.mode)
     rerankers = {name: _reranker(settings, name) for name in {parse_mode(mode, rerank)[1] for mode in modes}}
     paths = {name: run_path(run_file, name, len(modes)) for name in modes} if run_file else {}
@@ -78,7 +81,7 @@ def retrieval(
     for path in paths.values():
         check_folder(path)
     corpus = prepare_corpus(labelled, settings, collection)
-    retriever = open_search(settings)
+    retriever = open_search(_without_reranker(settings))
     try:
         tuned = _tuned(retriever, labelled, corpus.collection) if tune else None
         plan = Plan(k, settings.llm.k, rerank, rerankers.__getitem__)
@@ -119,6 +122,11 @@ def _tuned_line(tuned: "Tuned") -> str:
     if tuned.best == tuned.before:
         return f"search.weight stays {tuned.before}: choosing another gives {MAIN} {found}"
     return f"search.weight is now {tuned.best} for this collection, was {tuned.before}: {MAIN} {found}"
+
+
+def _without_reranker(settings: "Settings") -> "Settings":
+    """For a search that is handed the reranker of each mode, or none: what the report says is what runs."""
+    return settings.model_copy(update={"rerank": settings.rerank.model_copy(update={"name": "none"})})
 
 
 def _reranker(settings: "Settings", name: str) -> "Reranker | None":

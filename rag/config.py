@@ -29,7 +29,10 @@ from pydantic_settings import (
 
 from rag.errors import ConfigError
 
+SECRET = re.compile(r"key|passw|token(?!s$)|secret|url", re.IGNORECASE)  # a name whose value is not shown
 COLLECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+Mode = Literal["hybrid", "semantic", "lexical"]  # of a search
 
 
 class _Part(BaseModel):
@@ -103,7 +106,7 @@ class IndexConfig(_Part):
 
 class SearchConfig(_Part):
     k: int = Field(10, ge=1, le=1000, description="hits returned by a search")
-    mode: str = Field("hybrid", pattern="^(hybrid|semantic|lexical)$", description="by meaning, by words, or by both")
+    mode: Mode = Field("hybrid", description="by meaning, by words, or by both")
     candidates: int = Field(100, ge=1, le=1000, description="chunks that each arm of a hybrid search offers, at least")
     fusion: Literal["scores", "rrf"] = Field("scores", description="standardised scores, or reciprocal ranks")
     weight: float | None = Field(None, ge=0, le=1, description="of meaning in hybrid; tuned for the collection, or .55")
@@ -224,7 +227,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise ConfigError(f"{where}: {first['msg']}; found {first.get('input')!r}") from None
+        found = "" if SECRET.search(where.rpartition(".")[2]) else f"; found {first.get('input')!r}"
+        raise ConfigError(f"{where}: {first['msg']}{found}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"rag.toml or environment cannot be read: {error}") from None
     if settings.database_url is None and os.environ.get("DATABASE_URL"):

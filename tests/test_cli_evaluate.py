@@ -62,6 +62,24 @@ def test_a_weight_is_tuned_and_kept_with_the_collection(home: Path, database_url
     assert "search.weight is set (0.3)" in refused.stderr
 
 
+@pytest.mark.parametrize(("args", "wanted"), [([], "llm"), (["--rerank", "none"], "none")])
+def test_the_report_names_the_reranker_that_ran(
+    home: Path, database_url: str, tmp_path: Path, args: list[str], wanted: str
+) -> None:
+    folder = str(make_dataset(tmp_path / "toy-reranked"))
+    llm = {"RAG_LLM__NAME": "m", "RAG_LLM__BASE_URL": "http://127.0.0.1:9/v1", "RAG_LLM__MAX_RETRIES": "0"}
+    done = rag(
+        *("evaluate", "retrieval", "--dataset", folder, "-k", "5", "--json", *args),
+        home=home,
+        RAG_RERANK__NAME="llm",
+        **llm,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rerank"] == wanted
+    assert ("rerank" in found["runs"]["hybrid"]["stages"]) == (wanted == "llm")
+
+
 @pytest.mark.parametrize(
     ("args", "status", "message"),
     [

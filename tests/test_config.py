@@ -48,6 +48,18 @@ def test_secrets_are_read_from_their_usual_names_and_never_shown(monkeypatch: py
     assert "hunter2" not in repr(settings) + str(settings.model_dump_json())
 
 
+@pytest.mark.parametrize("name", ["LLM__APIKEY", "LLM__API_TOKEN", "LLM__Password", "LLM__SECRETS", "LLM__URL"])
+def test_the_value_of_a_misspelt_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"RAG_{name}", "sk-hunter2")
+    with pytest.raises(ConfigError, match=r"Extra inputs are not permitted$"):
+        load_settings()
+
+
+def test_the_value_of_any_other_wrong_setting_is_shown() -> None:
+    with pytest.raises(ConfigError, match=r"^llm.max_tokens: .*; found 'many'$"):
+        load_settings(llm={"max_tokens": "many"})
+
+
 def test_database_url_replaces_the_embedded_server(database_url: str, tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "unused", database_url=database_url)
     assert open_database(settings) == database_url

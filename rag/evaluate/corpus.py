@@ -13,6 +13,7 @@ from psycopg import sql
 from rag.config import Settings
 from rag.errors import NotFound, SourceError
 from rag.evaluate.dataset import CORPUS, Dataset
+from rag.generate.complete import contextualizer
 from rag.index.build import ingest
 from rag.index.database import open_database
 from rag.index.generations import live_generation
@@ -43,7 +44,8 @@ def prepare_corpus(dataset: Dataset, settings: Settings, collection: str | None 
     """
     name = collection or collection_name(dataset, settings)
     if collection is None or not _is_live(collection, settings):
-        ingest([_source(dataset, settings)], settings.model_copy(update={"collection": name}))
+        wanted = settings.model_copy(update={"collection": name})
+        ingest([_source(dataset, settings)], wanted, contextualize=contextualizer(settings))
     store = Store(open_database(settings))
     try:
         return _describe(store, live_generation(store, name), dataset)

@@ -152,15 +152,16 @@ class QueryAgent:
             yield answer
             return
         timings["llm"] = round((time.perf_counter() - started) * 1000, 2)
+        text = text.strip()
         answer = _cited(query, text, prompt, llm.name, usage)
-        if answer.answer.startswith(text.rstrip()):
-            yield Token(answer.answer[len(text.rstrip()) :])  # citations that the model left out
+        if answer.answer.startswith(text):
+            yield Token(answer.answer[len(text) :])  # citations that the model left out
         yield answer
 
 
 def _cited(query: str, text: str, prompt: Prompt, llm: str, usage: Usage) -> Answer:
     """An answer that neither cites a passage nor resembles one gets the best sentences beside it."""
-    answer, citations = cite(text.strip(), prompt.hits)
+    answer, citations = cite(text, prompt.hits)
     route = "model"
     if not citations:
         quotes, citations = quote(query, prompt.hits, max_sentences=2, heading=UNSUPPORTED)

@@ -17,6 +17,7 @@ from typing import Any
 from rag.catalog import LOCAL_LLM, cost_usd
 from rag.config import LLMConfig
 from rag.errors import ConfigError, GenerationError, ModelError
+from rag.index.embed import usable_cpus
 from rag.records import Message, Usage
 
 CONTEXT_TOKENS = 2048
@@ -156,7 +157,7 @@ class _LoadedModel:
                 f"local models: expected the package llama-cpp-python, found {error};"
                 " `pip install llama-cpp-python`, or set RAG_LLM__NAME=extractive"
             ) from error
-        num_threads = _num_usable_cpus()
+        num_threads = usable_cpus()
         try:
             self._llama: Any = llama_cpp.Llama(
                 path,
@@ -218,10 +219,3 @@ class _LoadedModel:
 
     def _token_text(self, token: int) -> str:
         return str(self._llama.detokenize([token], special=True).decode("utf-8", "replace")) if token >= 0 else ""
-
-
-def _num_usable_cpus() -> int:
-    """CPUs this process may run on, which in a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

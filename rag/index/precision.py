@@ -9,6 +9,7 @@ import copy
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import random
@@ -25,6 +26,7 @@ import numpy as np
 
 from rag.errors import ModelError
 from rag.index.encoder import Encoder
+from rag.index.model_files import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +40,8 @@ GIVE_UP = 2.0  # times as slow as fp32 on its first batch: not worth the rest of
 
 ROUNDS = 3
 CLEARLY = 1.4  # times as fast: one round is enough
+
+log = logging.getLogger(__name__)
 
 _WORDS = re.findall(
     r"\w+",
@@ -121,7 +125,7 @@ def _convert(encoder: Encoder, weights: str, cache_dir: Path | None, core: Any) 
 
 def check_precision(precision: str, on_gpu: bool) -> None:
     if precision == "openvino" and not has_openvino():
-        raise ModelError("precision openvino: the openvino package is missing; pip install -e '.[openvino]'")
+        raise ModelError("precision openvino: the openvino package is missing; pip install '.[openvino]'")
     if precision == "fp16" and not on_gpu:
         raise ModelError("precision fp16: expected a CUDA device, found none; use auto, fp32 or bf16")
 
@@ -176,7 +180,8 @@ def _measure(run: Run, candidates: Sequence[str]) -> str:
     for precision in candidates:
         try:
             run(precision, first)  # the first call compiles
-        except Exception:  # a model that OpenVINO cannot convert still runs in torch
+        except Exception as error:  # a model that OpenVINO cannot convert still runs in torch
+            log.info("precision %s cannot run here: %s", precision, one_line(error))
             continue
         if _seconds(run, precision, first) > allowed_s:
             continue

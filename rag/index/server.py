@@ -65,11 +65,18 @@ class EmbeddedServer:
         return self.url
 
     def stop(self) -> bool:
-        """Whether a server was there to stop."""
+        """Whether a server was there to stop. Raises DatabaseError where it still runs."""
         if not (self.data_dir / "postmaster.pid").exists():
             return False
         with fasteners.InterProcessLock(self.home / "postgres.lock"):
-            return self._run("pg_ctl", "-D", str(self.data_dir), "-m", "fast", "-w", "stop").returncode == 0
+            done = self._run("pg_ctl", "-D", str(self.data_dir), "-m", "fast", "-w", "stop")
+            # Not `is_running`: a server that is shutting down refuses connections.
+            if done.returncode != 0 and self._run("pg_ctl", "-D", str(self.data_dir), "status").returncode == 0:
+                raise DatabaseError(
+                    f"PostgreSQL did not stop: {' '.join(done.stderr.split())[-300:]}; try again, or see what holds it"
+                    f" in {self.log_path}"
+                )
+            return done.returncode == 0
 
     def _prepare_folders(self) -> None:
         try:

@@ -49,7 +49,7 @@ class Analyzer:
         """Raises ConfigError for a language that is not in LANGUAGES."""
         if language not in (*LANGUAGES, NO_LANGUAGE):
             raise ConfigError(
-                f"search language: expected one of {', '.join(LANGUAGES)} or {NO_LANGUAGE}, found {language!r}"
+                f"ingest.language: expected one of {', '.join(LANGUAGES)} or {NO_LANGUAGE}, found {language!r}"
             )
         self.language = language
         self._stem = _stemmer(language)

@@ -1,11 +1,12 @@
 """A question in, better search queries out, by any LLM: `complete(messages)` gives its whole reply.
 
 Three ways, each of which costs one reply: a follow-up made standalone, paraphrases, a hypothetical passage. None ever
-raises: an LLM that fails, refuses, says nothing, too much or garbage leaves the original query. So does one that
-answers a question where it should have asked it again, which small models do. Knows no index; who searches with
-several queries fuses their hits.
+raises: an LLM that fails, which is logged, or that refuses, says nothing, too much or garbage leaves the original
+query. So does one that answers a question where it should have asked it again, which small models do. Knows no index;
+who searches with several queries fuses their hits.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,8 @@ answer it. Write one question on each line and nothing else."""
 PASSAGE = """\
 Write a short passage of documentation, two to four sentences, that answers the question. Keep its language. Write \
 only the passage."""
+
+log = logging.getLogger(__name__)
 
 
 def standalone_query(conversation: Sequence[Message], complete: Complete) -> str:
@@ -87,7 +90,8 @@ def mean_embedding(embeddings: np.ndarray) -> np.ndarray:
 def _reply(system: str, user: str, complete: Complete) -> object:
     try:
         return complete([{"role": "system", "content": system}, {"role": "user", "content": user}])
-    except Exception:  # whatever the LLM's client raises, the search goes on
+    except Exception as error:  # whatever the LLM's client raises, the search goes on
+        log.warning("the query is not rewritten: %s", " ".join(f"{type(error).__name__}: {error}".split()))
         return ""
 
 

@@ -49,6 +49,19 @@ def retriever(base: Settings, corpus: Corpus) -> Iterator[Retriever]:
     retriever.store.close()
 
 
+def test_a_corpus_is_ingested_with_prefixes_where_an_llm_is_set(toy: Dataset, base: Settings) -> None:
+    away = {"base_url": "http://127.0.0.1:9/v1", "max_retries": 0}
+    settings = base.model_copy(
+        update={
+            "context": base.context.model_copy(update={"llm": "gpt-4o-mini"}),
+            "llm": base.llm.model_copy(update=away),
+        }
+    )
+    corpus = prepare_corpus(toy, settings, "with-prefixes")
+    assert corpus.config["context"]["llm"] == "gpt-4o-mini"
+    assert corpus.chunks > 0
+
+
 def test_a_row_is_one_document_with_one_titled_section(store: Store, toy: Dataset, corpus: Corpus) -> None:
     with store.pool.connection() as conn:
         rows = conn.execute(

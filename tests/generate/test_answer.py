@@ -58,6 +58,19 @@ def test_stream_yields_the_text_in_pieces(antarctica: Settings) -> None:
     assert "".join(pieces).strip() == "Krill and fish [1]."
 
 
+@pytest.mark.parametrize(
+    "text", ["\n Emperor penguins eat krill, fish and squid.\n", " They mostly order pizza downtown."]
+)
+def test_a_stream_has_what_was_added_to_a_text_that_begins_with_a_blank(antarctica: Settings, text: str) -> None:
+    with fake_openai(ok(text)) as server:
+        events = list(agent(antarctica, name="gpt-4o-mini", base_url=server.base_url).events(QUESTION))
+    answer = events[-1]
+    assert isinstance(answer, Answer)
+    assert answer.citations
+    shown = "".join(event.text for event in events if isinstance(event, Token))
+    assert " ".join(shown.split()) == " ".join(answer.answer.split())
+
+
 def test_it_answers_inside_a_running_event_loop_as_in_a_notebook(antarctica: Settings) -> None:
     async def cell() -> Answer:
         return agent(antarctica)(QUESTION)

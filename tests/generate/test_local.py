@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -86,13 +87,22 @@ def test_the_model_is_loaded_once_per_process(llm):
     assert LocalLLM(LLMConfig(max_tokens=100), packaged_model())._loaded is llm._loaded
 
 
+def test_it_computes_with_no_more_threads_than_the_container_may_use(monkeypatch):
+    read = Path.read_text
+    quota = "/sys/fs/cgroup/cpu.max"
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *args: "100000 100000" if str(path) == quota else read(path, *args)
+    )
+    assert local._LoadedModel(str(packaged_model()), 512)._llama.n_threads == 1
+
+
 def test_a_prompt_within_the_budget_is_answered(llm):
     text = "The number of rows in each batch, or None to use entire blocks as batches. " * 9
     hits = [Hit(i, 1.0, f"c{i}", f"file:///{i}", "Ray Data", text, 0, len(text)) for i in range(1, 7)]
     prompt = build_prompt("What is batch_size?", hits, llm)
-    assert prompt.num_dropped > 0 and prompt.prompt_tokens <= llm.prompt_budget_tokens
+    assert prompt.num_dropped > 0 and llm.count_tokens(prompt.messages) <= llm.prompt_budget_tokens
     usage = asyncio.run(collect(llm, prompt.messages, 2))[-1]
-    assert usage.prompt_tokens == prompt.prompt_tokens
+    assert usage.prompt_tokens == llm.count_tokens(prompt.messages)
 
 
 def test_a_prompt_longer_than_the_context_is_an_error(llm):

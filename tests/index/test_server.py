@@ -124,3 +124,19 @@ def test_an_unwritable_home_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatabaseError, match="set RAG_HOME to a folder you own"):
         open_database(load_settings(home=tmp_path / "file" / "home"))
+
+
+def test_a_server_that_does_not_stop_is_an_error(
+    home: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = EmbeddedServer(home)
+    run = server._run
+
+    def refuse(program: str, *args: str) -> subprocess.CompletedProcess[str]:
+        failed = subprocess.CompletedProcess([program], 1, "", "pg_ctl: server does not shut down\n")
+        return failed if args[-1] == "stop" else run(program, *args)
+
+    monkeypatch.setattr(server, "_run", refuse)
+    with pytest.raises(DatabaseError, match="did not stop: pg_ctl: server does not shut down; "):
+        server.stop()
+    assert server.is_running()

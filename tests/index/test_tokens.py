@@ -53,7 +53,7 @@ def test_a_query_of_stop_words_alone_keeps_them() -> None:
 
 
 def test_an_unknown_language_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="expected one of arabic, .* or none, found 'klingon'"):
+    with pytest.raises(ConfigError, match="^ingest.language: expected one of arabic, .* or none, found 'klingon'"):
         Analyzer("klingon")
 
 

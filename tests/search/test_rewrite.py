@@ -173,3 +173,11 @@ def test_the_mean_embedding_has_norm_1_and_lies_between() -> None:
     assert mean_embedding(rows).tolist() == pytest.approx([0.5**0.5, 0.5**0.5])
     assert mean_embedding(rows[:1]).tolist() == [1, 0]
     assert mean_embedding(np.array([[1, 0], [-1, 0]], np.float32)).tolist() == [1, 0]
+
+
+def test_an_llm_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(messages: object) -> str:
+        raise ConnectionError("no\nroute")
+
+    assert paraphrases("what is krill?", fail) == ["what is krill?"]
+    assert [record.message for record in caplog.records] == ["the query is not rewritten: ConnectionError: no route"]
