@@ -226,7 +226,6 @@ def search(
     from rag.generate.complete import open_search
     from rag.generate.extractive import best_sentence
     from rag.search.filters import parse_filters
-    from rag.search.retrieve import hit_json
 
     settings = settings_for(collection, search={"k": k, "mode": mode, "rewrite": rewrite}, rerank={"name": rerank})
     chosen = parse_filters(filters or [])
@@ -236,7 +235,7 @@ def search(
     retriever = open_search(settings)
     result = retriever.search(query, settings.collection, filters=chosen, access=access, exact=exact)
     if as_json:
-        hits = [hit_json(hit) for hit in result.hits]
+        hits = [asdict(hit) for hit in result.hits]
         print_json({"query": query, "collection": result.collection, "hits": hits, "timings_ms": result.timings_ms})
         return
     if not result.hits:

@@ -28,7 +28,7 @@ def run_demo(out: Console, settings: Settings) -> None:
     out.print("   rag ingest YOUR_FOLDER --collection mine")
 
 
-def print_answer(out: Console, agent: QueryAgent, question: str, stream: bool = True) -> Answer:
+def print_answer(out: Console, agent: QueryAgent, question: str, stream: bool = True) -> None:
     """Asks and prints; tokens as they come, or the whole at once."""
     answer: Answer | None = None
     for event in agent.events(question):
@@ -49,4 +49,3 @@ def print_answer(out: Console, agent: QueryAgent, question: str, stream: bool = 
         out.print(f"      [dim]{escape(best_sentence(question, hit)[:240])}[/]")
     times = ", ".join(f"{name} {ms:.0f} ms" for name, ms in answer.timings_ms.items())
     out.print(f"\n[dim]{escape(answer.llm)} ({escape(answer.route)}); {times}[/]")
-    return answer

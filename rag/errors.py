@@ -65,8 +65,4 @@ class Overloaded(RagError):
 
 
 class GenerationError(RagError):
-    """The LLM gave no answer. `status` is the HTTP status of the endpoint, where there was one."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
+    """The LLM gave no answer."""

@@ -7,12 +7,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+EVERY_S = 5.0  # between two lines
+
 
 class Progress:
     """`with Progress("ingest", total=500, unit="documents") as progress: progress.update(3)`"""
 
-    def __init__(self, label: str, total: int | None, unit: str, every_s: float = 5.0) -> None:
-        self.label, self.total, self.unit, self.every_s = label, total, unit, every_s
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
         self.num_done = 0
         self.started = self.last_line = time.monotonic()
         self.bar = None
@@ -26,7 +28,7 @@ class Progress:
         self.num_done += n
         if self.bar is not None:
             self.bar.update(n)
-        elif time.monotonic() - self.last_line >= self.every_s:
+        elif time.monotonic() - self.last_line >= EVERY_S:
             self.last_line = time.monotonic()
             self._line()
 

@@ -162,7 +162,6 @@ class Prompt:
     messages: tuple[Message, ...]
     hits: tuple[Hit, ...]
     num_dropped: int = 0  # hits that did not fit the budget
-    prompt_tokens: int = 0  # by the model's own tokenizer where it has one
 
 
 @dataclass(frozen=True)

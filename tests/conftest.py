@@ -70,7 +70,7 @@ def ray_here() -> Iterator[None]:
     from rag.config import RayConfig
     from rag.index.cluster import ray_session
 
-    with ray_session(RayConfig(), num_cpus=2):
+    with ray_session(RayConfig(num_cpus=2)):
         yield
 
 

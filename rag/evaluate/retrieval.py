@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from rag.config import Mode
 from rag.errors import ConfigError
 from rag.evaluate.dataset import Dataset
 from rag.evaluate.measures import RETRIEVAL_SCORE, PerQuery, measure, retrieval_score
@@ -21,7 +22,6 @@ from rag.progress import Progress
 from rag.search.rerank import Reranker
 from rag.search.retrieve import Retriever, SearchResult
 
-MODES = ("hybrid", "semantic", "lexical")  # of Retriever.search
 TOTAL = "search"  # the whole of a search, in SearchResult.timings_ms
 MARGIN = 1.5  # chunks asked for a section wanted, beyond the collection's mean; too few are asked for again
 
@@ -119,8 +119,8 @@ def retrieve(retriever: Retriever, dataset: Dataset, collection: str, mode: str,
 def parse_mode(mode: str, rerank: str | None = None) -> tuple[str, str]:
     """(mode of the retriever, name of its reranker or none). Raises ConfigError for one that it does not have."""
     name, _, reranker = mode.partition("+")
-    if name not in MODES:
-        raise ConfigError(f"--mode: expected {', '.join(MODES)}, perhaps with +RERANKER; found {mode!r}")
+    if name not in get_args(Mode):
+        raise ConfigError(f"--mode: expected {', '.join(get_args(Mode))}, perhaps with +RERANKER; found {mode!r}")
     return name, reranker or rerank or "none"
 
 

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 
-from rag.catalog import LOCAL_LLM
 from rag.config import LLMConfig, Settings
 from rag.errors import ConfigError
-from rag.generate.llm import LLM, load_llm
+from rag.generate.llm import LLM, is_local, load_llm
+from rag.index.replies import Complete
 from rag.records import Message
 from rag.search.retrieve import Retriever, open_retriever
-
-Complete = Callable[[list[Message]], str]
 
 CHARS_PER_TOKEN = 2  # on the low side, so that a reply of so many characters is not cut
 
@@ -60,6 +58,6 @@ def contextualizer(settings: Settings) -> Callable[[], Complete] | None:
             "temperature": 0.0,
         }
     )
-    if config.base_url is not None or not (config.name == LOCAL_LLM or config.name.endswith(".gguf")):
+    if not is_local(config):
         load_complete(config)  # a client costs nothing; a local model is loaded where there is something to ask
     return partial(load_complete, config)

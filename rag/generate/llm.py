@@ -29,6 +29,11 @@ class LLM(Protocol):
         ...
 
 
+def is_local(config: LLMConfig) -> bool:
+    """Whether the LLM that `config` names runs on this machine rather than behind an endpoint."""
+    return config.base_url is None and (config.name == LOCAL_LLM or config.name.endswith(".gguf"))
+
+
 def load_llm(config: LLMConfig) -> LLM | None:
     """The LLM that `config` names; None for `extractive`, which needs none.
 
@@ -41,7 +46,7 @@ def load_llm(config: LLMConfig) -> LLM | None:
         from rag.generate.openai_client import OpenAIClient
 
         return OpenAIClient(config)
-    if config.name == LOCAL_LLM or config.name.endswith(".gguf"):
+    if is_local(config):
         from rag.generate.local import LocalLLM, packaged_model
 
         path = packaged_model() if config.name == LOCAL_LLM else Path(config.name).expanduser()

@@ -150,7 +150,6 @@ class OpenAIClient:
             reason=f"HTTP {status} ({self._one_line(error)})",
             advice=ADVICE.get(status, "try again later or choose another model"),
             is_passing=status in (408, 429) or status >= 500,
-            status=status,
             retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
         )
 
@@ -163,8 +162,7 @@ class OpenAIClient:
     def _error(self, failure: "_Failure", num_attempts: int, has_text: bool) -> GenerationError:
         when = " in the middle of the answer" if has_text else ""
         attempts = f"{num_attempts} attempt{'s' if num_attempts > 1 else ''}"
-        message = f"{self.name}: {failure.reason}{when} after {attempts}; {failure.advice}"
-        return GenerationError(message, failure.status)
+        return GenerationError(f"{self.name}: {failure.reason}{when} after {attempts}; {failure.advice}")
 
     def _pause_s(self, failure: "_Failure", attempt: int) -> float:
         if failure.retry_after_s is not None:
@@ -184,7 +182,6 @@ class _Failure:
     reason: str
     advice: str
     is_passing: bool = False
-    status: int | None = None
     retry_after_s: float | None = None
 
 

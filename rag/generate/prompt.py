@@ -54,8 +54,7 @@ def build_prompt(question: str, hits: Sequence[Hit], llm: LLM) -> Prompt:
         if fitting is not None:
             shown.append(fitting)
             kept.append(hit)
-    messages = _messages(question, shown)
-    return Prompt(messages, tuple(kept), len(hits) - len(kept), llm.count_tokens(messages))
+    return Prompt(_messages(question, shown), tuple(kept), len(hits) - len(kept))
 
 
 def _by_section(hits: Sequence[Hit]) -> list[Hit]:

@@ -80,5 +80,10 @@ def protect(conn: psycopg.Connection[Any], table: sql.Composable) -> None:
 def check_names(*names: str) -> None:
     """Raises ConfigError for what PostgreSQL cannot hold: it could not be a document's either."""
     for name in names:
-        if "\0" in name or any("\ud800" <= c <= "\udfff" for c in name):
+        if not is_storable(name):
             raise ConfigError(f"expected a tenant or label without NUL and lone surrogates, found {name!r:.100}")
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can hold it: it takes no NUL, and UTF-8 no lone surrogates."""
+    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)

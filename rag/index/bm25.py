@@ -152,11 +152,9 @@ def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 class BM25:
     """Several parts searched as one. Immutable; may be searched by several threads at once."""
 
-    def __init__(
-        self, parts: Sequence[Postings], alive: Sequence[np.ndarray | None], k1: float = K1, b: float = B
-    ) -> None:
+    def __init__(self, parts: Sequence[Postings], alive: Sequence[np.ndarray | None]) -> None:
         """`alive` says for each part which chunks still count, (chunks,) bool; None: all."""
-        self.parts, self.k1 = parts, k1
+        self.parts = parts
         self.offsets = np.cumsum([0, *(len(part.lengths) for part in parts)])
         self.num_slots = int(self.offsets[-1])
         self._alive = [None if mask is None or mask.all() else mask for mask in alive]
@@ -168,7 +166,7 @@ class BM25:
         self.num_chunks = int(counted.sum())
         self._gone = None if self.num_chunks == len(lengths) else ~counted
         average = float(lengths[counted].mean()) if self.num_chunks else 1.0
-        self._norms = (k1 * (1 - b + b * lengths / max(average, 1e-9))).astype(np.float32)
+        self._norms = (K1 * (1 - B + B * lengths / max(average, 1e-9))).astype(np.float32)
 
     def scores(self, terms: Sequence[str]) -> np.ndarray:
         """(num_slots,) float32, 0 where no term stands or the chunk is gone.
@@ -185,7 +183,7 @@ class BM25:
             df = sum(self._num_alive(chunks, part) for part, chunks, _ in found)
             if not df:
                 continue
-            weight = np.float32(times * (self.k1 + 1) * np.log((self.num_chunks + 1) / df))
+            weight = np.float32(times * (K1 + 1) * np.log((self.num_chunks + 1) / df))
             for part, chunks, counts in found:
                 here = slice(self.offsets[part], self.offsets[part + 1])
                 chunks, f = chunks.astype(np.intp), counts.astype(np.float32)  # what indexing would do twice

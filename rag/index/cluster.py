@@ -76,7 +76,7 @@ def num_hosts() -> int:
 
 
 @contextmanager
-def ray_session(config: RayConfig, num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(config: RayConfig) -> Iterator[None]:
     """Ray for the length of the block. One that runs in this process already is used and left running."""
     import ray
 
@@ -91,7 +91,7 @@ def ray_session(config: RayConfig, num_cpus: int | None = None) -> Iterator[None
             with _silent_stderr():  # Ray's C++ core announces its log level there
                 ray.init(
                     address="local",
-                    num_cpus=num_cpus or config.num_cpus,
+                    num_cpus=config.num_cpus,
                     object_store_memory=max(80 * 2**20, memory),
                     include_dashboard=False,
                     logging_level=logging.ERROR,

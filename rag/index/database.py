@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool
 
 from rag.config import Settings
 from rag.errors import DatabaseError
@@ -159,6 +159,3 @@ def _check_pgvector(conn: psycopg.Connection[Any]) -> None:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
-
-
-__all__ = ["Pool", "PoolTimeout", "connect", "migrate", "open_database", "open_pool", "without_password"]

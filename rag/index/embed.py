@@ -71,7 +71,7 @@ class Embedder:
 
         fp = self.fingerprint
         prefix = fp.query_prefix if kind == "query" else fp.passage_prefix
-        encoded = self._tokenizer.encode_batch_fast([prefix + _valid(text) for text in texts])
+        encoded = self._tokenizer.encode_batch_fast([prefix + valid_text(text) for text in texts])
         embeddings = np.empty((len(texts), self.dim), dtype=np.float32)
         groups = group_by_tokens([len(one.ids) for one in encoded], self._batch_tokens)
 
@@ -101,7 +101,7 @@ class Embedder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each whole text, special ones included, no prefix: above `max_tokens` it is truncated."""
-        return [len(one.ids) for one in self._counter.encode_batch_fast([_valid(text) for text in texts])]
+        return [len(one.ids) for one in self._counter.encode_batch_fast([valid_text(text) for text in texts])]
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Where each token of the text lies, in characters; special tokens left out."""
@@ -248,10 +248,10 @@ def _load_tokenizer(model: str) -> Any:
 
 
 def _token_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = tokenizer.encode(_valid(text), add_special_tokens=False).offsets
+    spans: list[tuple[int, int]] = tokenizer.encode(valid_text(text), add_special_tokens=False).offsets
     return spans
 
 
-def _valid(text: str) -> str:
-    """The tokenizer refuses lone surrogates, which broken PDFs and JSON do contain."""
+def valid_text(text: str) -> str:
+    """A tokenizer refuses lone surrogates, which broken PDFs and JSON do contain."""
     return text.encode("utf-8", "replace").decode("utf-8")

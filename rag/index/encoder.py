@@ -56,10 +56,7 @@ def _load_bert(folder: Path, device: str) -> Encoder | None:
         return None
     try:
         transformer = load_bert(spec).to(device)
-    except (
-        KeyError,
-        RuntimeError,
-    ):  # older names, or a broken file: sentence-transformers knows, or says what is wrong
+    except (KeyError, RuntimeError):  # weights of other names or shapes, which sentence-transformers may know
         return None
     positions = spec.config["max_position_embeddings"]
     return Encoder(

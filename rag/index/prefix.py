@@ -152,8 +152,9 @@ class _Asking:
             is_cached = key in cached
             prefix = cached.get(key, asked.get(key))
             reason = "" if prefix else UNUSABLE if prefix == "" else self.reason
-            replied = prefix is not None
-            found.append((prefix or "", PrefixCounts(replied and not is_cached, is_cached, not prefix, reason)))
+            is_asked = prefix is not None and not is_cached
+            counts = PrefixCounts(asked=int(is_asked), cached=int(is_cached), missing=int(not prefix), reason=reason)
+            found.append((prefix or "", counts))
             cached |= {key: prefix} if prefix is not None else {}  # the same chunk once more: one reply
         return found
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from rag.errors import ConfigError
+from rag.index.access import is_storable
 from rag.index.filters import META, Filter
 
 MAX_VALUES = 100  # in a whole filter
@@ -46,7 +47,7 @@ def _check(key: str, value: str) -> None:
     for name, text in (("key", key), ("value", value)):
         if len(text) > MAX_CHARS:
             raise ConfigError(f"filter: expected a {name} of at most {MAX_CHARS} characters, found {len(text)}")
-        if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        if not is_storable(text):
             raise ConfigError(f"filter: expected a {name} without NUL and lone surrogates, found {text!r:.200}")
     if not key or key == META or (key in ("source", "mime", "label") and not value):
         raise ConfigError(f"filter: {EXAMPLE}; found {f'{key}={value}'!r:.200}")

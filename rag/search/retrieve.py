@@ -7,16 +7,16 @@ query ─► ────┤                         ├─► scores of all can
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from psycopg import Connection
 
-from rag.config import SearchConfig, Settings
+from rag.config import Mode, SearchConfig, Settings
 from rag.errors import ConfigError, IndexMismatch
 from rag.index.access import reading_as
 from rag.index.database import open_database
@@ -26,6 +26,7 @@ from rag.index.fingerprint import Fingerprint
 from rag.index.generations import live_generation, read_live
 from rag.index.lexical import LexicalIndex
 from rag.index.lexical_view import View
+from rag.index.replies import Complete
 from rag.index.restricted import Restriction
 from rag.index.store import Generation, Store
 from rag.index.vectors import Row, Scored, ask_chunks, ask_nearest, choose_graph, nearest
@@ -35,7 +36,6 @@ from rag.search.filters import make_filter
 from rag.search.fusion import RRF_K, fuse
 from rag.search.rerank import Reranker
 from rag.search.rerank.choose import make_reranker
-from rag.search.rerank.listwise import Complete
 from rag.search.rewrite import hypothetical_passage, mean_embedding, paraphrases
 
 MAX_QUERY_CHARS = 20_000  # the embedder reads a few hundred tokens; more is a mistake or an attack
@@ -82,6 +82,9 @@ class _Asked:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
+Way = Callable[[Generation, _Asked], Scored]  # how a mode finds
+
+
 class Retriever:
     """Searches the live generation of a collection. Thread-safe; keep one for each process."""
 
@@ -125,9 +128,7 @@ class Retriever:
         HNSW. `reranker` takes the place of the configured one. Raises NotFound, IndexMismatch, ConfigError.
         """
         started = time.perf_counter()
-        find = self._ways().get(mode or self.config.mode)
-        if find is None:
-            raise ConfigError(f"search mode: expected {', '.join(self._ways())}; found {mode!r}")
+        find = self._way(mode or self.config.mode)
         arrangement = self.arrangement if reranker is None else replace(self.arrangement, reranker=reranker)
         k = k or self.config.k
         restriction = Restriction(filters if isinstance(filters, Filter) else make_filter(filters), access)
@@ -160,8 +161,11 @@ class Retriever:
                 return replace(asked, passage="" if passage == asked.query else passage)
             return replace(asked, paraphrases=tuple(paraphrases(asked.query, self._complete)[1:]))
 
-    def _ways(self) -> dict[str, Any]:
-        return {"hybrid": self._hybrid, "semantic": self._semantic, "lexical": self._lexical}
+    def _way(self, mode: str) -> Way:
+        ways: dict[Mode, Way] = {"hybrid": self._hybrid, "semantic": self._semantic, "lexical": self._lexical}
+        if mode not in get_args(Mode):
+            raise ConfigError(f"search mode: expected {', '.join(get_args(Mode))}; found {mode!r}")
+        return ways[cast(Mode, mode)]
 
     def _semantic(self, generation: Generation, asked: _Asked) -> Scored:
         embedding = self._embed(generation, asked)
@@ -299,11 +303,6 @@ def open_retriever(settings: Settings, complete: Complete | None = None) -> Retr
         Arrangement(settings.search, reranker, settings.rerank.k),
         complete,
     )
-
-
-def hit_json(hit: Hit) -> dict[str, object]:
-    """A hit in the shape of `rag search --json`."""
-    return asdict(hit)
 
 
 def _merged(rankings: Sequence[Scored]) -> Scored:

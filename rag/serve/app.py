@@ -16,10 +16,9 @@ from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from rag.catalog import LOCAL_LLM
 from rag.config import LLMConfig, Settings
 from rag.errors import ConfigError, GenerationError, Overloaded
-from rag.generate.llm import LLM, load_llm
+from rag.generate.llm import LLM, is_local, load_llm
 from rag.index.cluster import ray_session
 from rag.index.server import EmbeddedServer
 from rag.records import Message, Usage
@@ -64,11 +63,6 @@ def _local(config: LLMConfig) -> LLM:
     llm = load_llm(config)
     assert llm is not None
     return llm
-
-
-def is_local(config: LLMConfig) -> bool:
-    """Whether the configured LLM runs in our own process rather than behind an endpoint."""
-    return config.base_url is None and (config.name == LOCAL_LLM or config.name.endswith(".gguf"))
 
 
 def build_app(settings: Settings) -> serve.Application:

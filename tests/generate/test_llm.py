@@ -79,7 +79,6 @@ def test_500_to_the_end_says_how_many_attempts_were_made():
     assert len(server.requests) == 3
     assert str(caught.value).startswith("gpt-4o: HTTP 500 (")
     assert "after 3 attempts; try again later" in str(caught.value)
-    assert caught.value.status == 500
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404])
@@ -87,7 +86,7 @@ def test_a_wrong_request_fails_at_once_without_the_key_in_the_message(code):
     with fake_openai(status(code, "denied: {authorization}")) as server, pytest.raises(GenerationError) as caught:
         drain(client_for(server))
     assert len(server.requests) == 1
-    assert caught.value.status == code
+    assert str(caught.value).startswith(f"gpt-4o: HTTP {code} (")
     assert "after 1 attempt;" in str(caught.value)
     assert KEY not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__

@@ -10,16 +10,9 @@ from rag.records import Hit
 class Reranker(Protocol):
     """Thread-safe; made once per process."""
 
-    name: str
-
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """The same hits, best first, ranks from 1, scores the reranker's own (higher is better)."""
         ...
-
-
-def identity(query: str, hits: Sequence[Hit]) -> list[Hit]:
-    """The order of the search, untouched: what every reranker has to beat."""
-    return list(hits)
 
 
 def ranked(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:

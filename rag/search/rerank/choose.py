@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rag.config import RerankConfig
 from rag.errors import ConfigError
+from rag.index.replies import Complete
 from rag.search.rerank import Reranker
-from rag.search.rerank.listwise import Complete
 
 NAMES = "none, topics:FOLDER, cross-encoder:NAME, llm"
 

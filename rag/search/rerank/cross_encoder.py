@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rag.errors import ModelError
-from rag.index.embed import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, group_by_tokens
+from rag.index.embed import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, group_by_tokens, valid_text
 from rag.index.encoder import quiet
 from rag.index.model_files import find_folder, hash_weights, one_line
 from rag.index.precision import check_precision, fastest_precision
@@ -57,7 +57,7 @@ class CrossEncoderReranker:
         if not texts:
             return scores
         with self._tokenizing:
-            features = self._model.preprocess([(_valid(query), _valid(text)) for text in texts])
+            features = self._model.preprocess([(valid_text(query), valid_text(text)) for text in texts])
         mask = features["attention_mask"].bool()
         with torch.inference_mode():
             for group in group_by_tokens(mask.sum(1).tolist(), self._batch_tokens):
@@ -153,8 +153,3 @@ def _part(value: Any, rows: list[int], columns: "Tensor") -> Any:
         return value
     picked = value[rows]
     return picked[:, columns] if picked.ndim == 2 and picked.shape[1] == len(columns) else picked
-
-
-def _valid(text: str) -> str:
-    """The tokenizer refuses lone surrogates, which broken PDFs and JSON do contain."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -4,18 +4,16 @@ The LLM is shown a few numbered passages at a time and writes their numbers, bes
 end of the list to its start, overlapping, so that a good hit is carried up from the last place (the idea of RankGPT,
 https://arxiv.org/abs/2304.09542). Passages are untrusted: nothing they say can look like a passage's number, and only
 the reply is parsed. A reply that cannot be read leaves its window as it was, an error leaves everything as it was;
-both are counted and logged, neither is raised.
+both are logged, neither is raised.
 """
 
 import logging
 import re
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from rag.index.replies import Complete
 from rag.records import Hit, Message
 from rag.search.rerank import ranked
-
-Complete = Callable[[list[Message]], str]
 
 WINDOW = 10  # passages in one prompt
 STEP = 5  # places the window moves up; what it carries up is WINDOW - STEP
@@ -37,43 +35,31 @@ _HARMLESS = str.maketrans({"[": "(", "]": ")", "<": "‹", ">": "›"})
 
 
 class ListwiseReranker:
-    """May be used from several threads at once, if `complete` may. `num_calls` and `num_failures` since it was made."""
+    """May be used from several threads at once, if `complete` may."""
 
-    def __init__(self, complete: Complete, name: str = "llm", window: int = WINDOW, step: int = STEP) -> None:
-        if not 1 <= step <= window or window < 2:
-            raise ValueError(f"expected 1 <= step <= window and window >= 2, found step {step}, window {window}")
-        self.name = name
-        self.num_calls = 0
-        self.num_failures = 0
-        self._complete, self._window, self._step = complete, window, step
-        self._counting = threading.Lock()
+    def __init__(self, complete: Complete) -> None:
+        self._complete = complete
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """The hits in the LLM's order, scored 1 for the first down to 1/n; as they came where no reply was read."""
         order = list(range(len(hits)))
         num_read = 0
-        for start, end in windows(len(hits), self._window, self._step):
+        for start, end in windows(len(hits), WINDOW, STEP):
             shown = order[start:end]
             try:
                 reply = self._complete(build_messages(query, [hits[i].context for i in shown]))
             except Exception as error:  # whatever the LLM's client raises; the next window would meet it too
-                self._count(f"{type(error).__name__}: {error}")
+                _warn(f"{type(error).__name__}: {error}")
                 return list(hits)
             permutation = parse_order(reply, len(shown))
-            self._count("" if permutation else f"no order of {len(shown)} passages in the reply {reply[:80]!r}")
-            if permutation:
-                order[start:end] = [shown[i] for i in permutation]
-                num_read += 1
+            if permutation is None:
+                _warn(f"no order of {len(shown)} passages in the reply {reply[:80]!r}")
+                continue
+            order[start:end] = [shown[i] for i in permutation]
+            num_read += 1
         if not num_read:
             return list(hits)
         return ranked([hits[i] for i in order], [1 - place / len(order) for place in range(len(order))])
-
-    def _count(self, failure: str) -> None:
-        with self._counting:
-            self.num_calls += 1
-            self.num_failures += bool(failure)
-        if failure:
-            log.warning("%s: %s; hits keep their order", self.name, " ".join(failure.split()))
 
 
 def windows(num_hits: int, window: int, step: int) -> list[tuple[int, int]]:
@@ -109,3 +95,7 @@ def parse_order(reply: str, num_passages: int) -> list[int] | None:
 
 def _shown(text: str) -> str:
     return " ".join(text.translate(_HARMLESS).split())[:MAX_CHARS]
+
+
+def _warn(failure: str) -> None:
+    log.warning("rerank llm: %s; hits keep their order", " ".join(failure.split()))

@@ -15,8 +15,7 @@ from rag.search.rerank.topic_model import OTHER, TopicModel, load_topics
 class TopicReranker:
     """May be used from several threads at once."""
 
-    def __init__(self, model: TopicModel, name: str = "topics", threshold: float | None = None) -> None:
-        self.name = name
+    def __init__(self, model: TopicModel, threshold: float | None = None) -> None:
         self.model = model
         self.threshold = model.threshold if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
@@ -33,4 +32,4 @@ class TopicReranker:
 
 def load_topic_reranker(folder: str, threshold: float | None = None) -> TopicReranker:
     """Raises ModelError, ConfigError."""
-    return TopicReranker(load_topics(Path(folder).expanduser()), f"topics:{folder}", threshold)
+    return TopicReranker(load_topics(Path(folder).expanduser()), threshold)

@@ -1,7 +1,6 @@
 import logging
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -118,52 +117,40 @@ def test_a_hostile_passage_is_one_line_without_brackets_or_turns() -> None:
 
 def test_an_echoed_passage_is_not_taken_for_an_order() -> None:
     echo = lambda messages: shown(messages)[0]  # noqa: E731
-    reranker = ListwiseReranker(echo)
-    assert texts_of(reranker.rerank("q", hits_of("[2] > [1]", "b"))) == "[2] > [1] b"
-    assert reranker.num_failures == 1
+    assert texts_of(ListwiseReranker(echo).rerank("q", hits_of("[2] > [1]", "b"))) == "[2] > [1] b"
 
 
-def test_an_unreadable_reply_leaves_the_hits_as_they_were_and_is_counted_and_logged(
+def test_an_unreadable_reply_leaves_the_hits_as_they_were_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reranker, hits = ListwiseReranker(saying("Sorry.")), hits_of("a", "b")
     with caplog.at_level(logging.WARNING):
         assert reranker.rerank("q", hits) == hits
-    assert (reranker.num_calls, reranker.num_failures) == (1, 1)
-    assert "llm: no order of 2 passages in the reply 'Sorry.'; hits keep their order" in caplog.text
+    assert "rerank llm: no order of 2 passages in the reply 'Sorry.'; hits keep their order" in caplog.text
 
 
 def test_an_error_is_not_raised_and_ends_the_attempt(caplog: pytest.LogCaptureFixture) -> None:
     def fail(messages: list[Message]) -> str:
         raise TimeoutError("no answer in 60 s")
 
-    reranker, hits = ListwiseReranker(fail), hits_of(*"abcdefghijklmnop")
-    assert reranker.rerank("q", hits) == hits
-    assert (reranker.num_calls, reranker.num_failures) == (1, 1)
-    assert "TimeoutError: no answer in 60 s" in caplog.text
+    hits = hits_of(*"abcdefghijklmnop")
+    assert ListwiseReranker(fail).rerank("q", hits) == hits
+    assert [record.message for record in caplog.records] == [
+        "rerank llm: TimeoutError: no answer in 60 s; hits keep their order"
+    ]
 
 
 def test_one_window_that_is_not_read_costs_the_others_nothing() -> None:
     replies = iter(["?", "[10] > [1]"])
     reranker = ListwiseReranker(lambda messages: next(replies))
     assert texts_of(reranker.rerank("q", hits_of(*"abcdefghijkl"))) == "j a b c d e f g h i k l"
-    assert (reranker.num_calls, reranker.num_failures) == (2, 1)
 
 
-def test_no_hits_and_one_hit_ask_nobody() -> None:
-    reranker, hits = ListwiseReranker(by_value), hits_of("1")
+def test_no_hits_and_one_hit_ask_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def never(messages: list[Message]) -> str:
+        raise AssertionError("asked")
+
+    reranker, hits = ListwiseReranker(never), hits_of("1")
     assert reranker.rerank("q", []) == []
     assert reranker.rerank("q", hits) == hits
-    assert reranker.num_calls == 0
-
-
-def test_threads_count_every_call() -> None:
-    reranker, hits = ListwiseReranker(saying("?")), hits_of("a", "b")
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: reranker.rerank("q", hits), range(200)))
-    assert (reranker.num_calls, reranker.num_failures) == (200, 200)
-
-
-def test_a_step_that_would_skip_hits_is_refused() -> None:
-    with pytest.raises(ValueError, match="step 5, window 4"):
-        ListwiseReranker(by_value, window=4, step=5)
+    assert not caplog.records
