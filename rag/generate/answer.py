@@ -21,7 +21,7 @@ from rag.errors import GenerationError
 from rag.generate.complete import open_search
 from rag.generate.extractive import UNSUPPORTED, quote
 from rag.generate.llm import LLM, load_llm
-from rag.generate.prompt import build_prompt, cite
+from rag.generate.prompt import build_prompt, cite, without_invalid
 from rag.records import Answer, Hit, Prompt, Usage
 from rag.search.retrieve import Retriever
 
@@ -154,8 +154,8 @@ class QueryAgent:
         timings["llm"] = round((time.perf_counter() - started) * 1000, 2)
         text = text.strip()
         answer = _cited(query, text, prompt, llm.name, usage)
-        if answer.answer.startswith(text):
-            yield Token(answer.answer[len(text) :])  # citations that the model left out
+        if added := answer.answer.removeprefix(without_invalid(text, len(prompt.hits))):
+            yield Token(added)  # citations that the model left out, or quotes
         yield answer
 
 

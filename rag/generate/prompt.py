@@ -81,7 +81,7 @@ def cite(text: str, hits: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
     and those hits' numbers are appended. An answer that no hit supports stays without. Words are compared, not
     meanings: "is not stable" is attributed to "is stable".
     """
-    text = _without_invalid(text, len(hits))
+    text = without_invalid(text, len(hits))
     citations = find_citations(text, hits)
     if citations:
         return text, citations
@@ -143,7 +143,7 @@ def _numbers(match: re.Match[str], num_hits: int) -> list[int]:
     return [n for n in numbers if 1 <= n <= num_hits]
 
 
-def _without_invalid(text: str, num_hits: int) -> str:
+def without_invalid(text: str, num_hits: int) -> str:
     """`text` without numbers above `num_hits`; unchanged if nothing else would be left of it."""
     parts, end = [], 0
     for match in _brackets(text):

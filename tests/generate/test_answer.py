@@ -71,6 +71,16 @@ def test_a_stream_has_what_was_added_to_a_text_that_begins_with_a_blank(antarcti
     assert " ".join(shown.split()) == " ".join(answer.answer.split())
 
 
+def test_a_stream_has_the_quotes_beside_a_text_that_cites_what_is_not_there(antarctica: Settings) -> None:
+    with fake_openai(ok("They order pizza downtown [99].")) as server:
+        events = list(agent(antarctica, name="gpt-4o-mini", base_url=server.base_url).events(QUESTION))
+    answer = events[-1]
+    assert isinstance(answer, Answer)
+    shown = "".join(event.text for event in events if isinstance(event, Token))
+    assert shown.replace(" [99]", "") == answer.answer
+    assert "- Emperor penguins eat krill" in shown
+
+
 def test_it_answers_inside_a_running_event_loop_as_in_a_notebook(antarctica: Settings) -> None:
     async def cell() -> Answer:
         return agent(antarctica)(QUESTION)
