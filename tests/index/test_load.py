@@ -137,7 +137,7 @@ def test_what_was_loaded_can_be_written_to_and_dumped_again(
     assert ensure_generation(store, copy_name, copy.config, copy.fingerprint, DIM) == copy
     store.write_documents(copy, [document(source, 2, "v2"), document("file:///new", 1)])
     assert store.counts(copy) == {"documents": 2, "chunks": 3}
-    assert store.remove_documents(copy, [document("file:///new", 1).doc_id]) == 1
+    assert store.remove_documents(copy.collection_id, [document("file:///new", 1).doc_id]) == 1
     assert dump_collection(store, copy_name, str(tmp_path / "again")).chunks == 2
 
 
