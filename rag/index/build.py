@@ -263,10 +263,11 @@ def _warn_of_unfinished(store: Store, collection: str, listing: Listing) -> None
 
 
 def _warn_of_gaps(listing: Listing, sources: Collection[str]) -> None:
-    for gap in listing.gaps:
-        unseen = sum(source not in listing.documents and hides(gap, source) for source in sources)
-        if unseen:
-            log.warning("%s: %s; %d documents unseen, which stay: --force removes", gap.place, gap.reason, unseen)
+    unlisted = (source for source in sources if source not in listing.documents)
+    unseen = sum(any(hides(gap, source) for gap in listing.gaps) for source in unlisted)
+    if unseen:
+        place, reason = listing.gaps[0].place, listing.gaps[0].reason
+        log.warning("%s: %s; %d documents were not seen and stay, --force removes them", place, reason, unseen)
 
 
 def _described(config: dict[str, Any], model: str) -> str:
