@@ -14,11 +14,11 @@ from rich.markup import escape
 from rag import __version__
 from rag.cli_db import db
 from rag.cli_evaluate import evaluate
-from rag.cli_index import generation_json, index, print_generation
+from rag.cli_index import index, status
 from rag.cli_train import train
 from rag.errors import ConfigError, RagError
 from rag.records import Access
-from rag.terminal import AsJson, Collection, leave, open_store, out, print_json, settings_for
+from rag.terminal import AsJson, Collection, leave, out, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
@@ -140,58 +140,28 @@ def ingest(
 
 
 @app.command()
-def status(
+def forget(
+    sources: Annotated[list[str], typer.Argument(help="As they were named, or as `rag status --json` lists them.")],
     collection: Collection = None,
-    show_failures: Annotated[bool, typer.Option("--failures", help="Each failed document and its reason.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Collections, index generations, documents and failures.
+    """Take sources out of a collection, with their documents that no other source of it holds. Reads none of them.
 
     \b
-    rag status
-    rag status --collection handbook --failures
+    rag forget old-docs/ --collection handbook
     """
-    with open_store(settings_for(collection)) as store:
-        names = [collection] if collection else store.collections()
-        report = {"collections": [_collection_status(store, name) for name in names]}
+    from rag.index.forget import forget as run
+
+    done = run(sources, settings_for(collection))
     if as_json:
-        print_json(report)
+        print_json(asdict(done))
         return
-    if not names:
-        out.print("no collections yet; run `rag ingest SOURCE --collection NAME`")
-    for entry in report["collections"]:
-        _print_status(entry, show_failures)
+    out.print(
+        f"[bold]{escape(done.collection)}[/]: {done.removed} documents removed; forgotten: {', '.join(done.sources)}"
+    )
 
 
-def _print_status(entry: dict[str, Any], show_failures: bool) -> None:
-    out.print(f"[bold]{entry['name']}[/]")
-    for generation in entry["generations"]:
-        print_generation(generation)
-    run = entry["last_run"]
-    if run and run["finished_at"]:
-        counts = ", ".join(f"{count} {name}" for name, count in run["documents"].items())
-        out.print(f"  last run {run['finished_at']}: {counts}, {run['seconds']:.1f} s")
-    elif run:
-        out.print(f"  last run began {run['started_at']} and has not ended; `rag ingest` goes on where it stopped")
-    if entry["failures"] and not show_failures:
-        out.print(f"  [red]{len(entry['failures'])} failed[/]; --failures lists them with their reasons")
-    for failure in entry["failures"] if show_failures else []:
-        out.print(f"  [red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")
-
-
-def _collection_status(store: Any, name: str) -> dict[str, Any]:
-    from rag.index import ledger
-    from rag.index.generations import generations as generations_of
-
-    generations = generations_of(store, name)
-    live = next((g for g in generations if g.is_live), generations[-1] if generations else None)
-    return {
-        "name": name,
-        "sources": ledger.origins(store, name),
-        "generations": [generation_json(store, g) for g in generations],
-        "last_run": ledger.run_json(ledger.last_run(store, live)) if live else None,
-        "failures": [asdict(f) for f in ledger.failures(store, live)] if live else [],
-    }
+app.command()(status)
 
 
 @app.command()

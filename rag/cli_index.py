@@ -1,5 +1,6 @@
-"""`rag index …`: what index generations there are, which one is live, which go. Parse, call one function, print."""
+"""`rag index …`: what index generations there are, which one is live, which go; `rag status`: all of a collection."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -96,6 +97,63 @@ def drop(index_id: IndexId, as_json: AsJson = False) -> None:
     out.print(f"index {index_id} of {escape(generation.collection)} dropped")
 
 
+def status(
+    collection: Collection = None,
+    show_failures: Annotated[bool, typer.Option("--failures", help="Each failed document and its reason.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Collections, index generations, documents and failures.
+
+    \b
+    rag status
+    rag status --collection handbook --failures
+    """
+    with open_store(settings_for(collection)) as store:
+        names = [collection] if collection else store.collections()
+        report = {"collections": [_collection_status(store, name) for name in names]}
+    if as_json:
+        print_json(report)
+        return
+    if not names:
+        out.print("no collections yet; run `rag ingest SOURCE --collection NAME`")
+    for entry in report["collections"]:
+        _print_status(entry, show_failures)
+
+
+def _print_status(entry: dict[str, Any], show_failures: bool) -> None:
+    out.print(f"[bold]{entry['name']}[/]")
+    for generation in entry["generations"]:
+        print_generation(generation)
+    run = entry["last_run"]
+    if run and run["finished_at"]:
+        counts = ", ".join(f"{count} {name}" for name, count in run["documents"].items())
+        out.print(f"  last run {run['finished_at']}: {counts}, {run['seconds']:.1f} s")
+    elif run:
+        out.print(f"  last run began {run['started_at']} and has not ended")
+    for source in entry["unfinished"]:
+        out.print(f"  [yellow]not finished[/]: {escape(source)}; `rag ingest -c {entry['name']}` goes on with it")
+    if entry["failures"] and not show_failures:
+        out.print(f"  [red]{len(entry['failures'])} failed[/]; --failures lists them with their reasons")
+    for failure in entry["failures"] if show_failures else []:
+        out.print(f"  [red]failed[/] {escape(failure['source'])}: {escape(failure['reason'])}")
+
+
+def _collection_status(store: Any, name: str) -> dict[str, Any]:
+    from rag.index import ledger
+    from rag.index.generations import generations as generations_of
+
+    generations = generations_of(store, name)
+    live = next((g for g in generations if g.is_live), generations[-1] if generations else None)
+    return {
+        "name": name,
+        "sources": ledger.origins(store, name),
+        "unfinished": ledger.unfinished(store, name),
+        "generations": [generation_json(store, g) for g in generations],
+        "last_run": ledger.run_json(ledger.last_run(store, live)) if live else None,
+        "failures": [asdict(f) for f in ledger.failures(store, live)] if live else [],
+    }
+
+
 def index_line(stats: dict[str, Any]) -> str:
     """What is known of the HNSW index, for a terminal; "" where there is none."""
     if "vectors" not in stats:
@@ -103,7 +161,7 @@ def index_line(stats: dict[str, Any]) -> str:
     parts = [f"HNSW of {stats['vectors']}, m {stats['m']}, ef_construction {stats['ef_construction']}"]
     if "hnsw_bytes" in stats:
         parts.append(f"{_megabytes(stats['hnsw_bytes'])} built in {stats['hnsw_seconds']:.1f} s")
-    if "recall@10" in stats:
+    if "ef_search" in stats:
         parts.append(f"recall@10 {stats['recall@10']:.3f} at ef_search {stats['ef_search']}")
     if stats.get("notice"):
         parts.append(stats["notice"])

@@ -5,8 +5,9 @@
 What is unchanged ends before Ray starts. Killed at any point, the next run goes on with what the manifest lacks.
 """
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from rag.index import ledger
 from rag.index.chunking import check_chunk_size, needs_embedder
 from rag.index.database import open_database
 from rag.index.drop import collect
-from rag.index.duplicates import count_near_copies, hide_near_copies, show_near_copies
+from rag.index.duplicates import update_near_copies
 from rag.index.embed import find_fingerprint
 from rag.index.fingerprint import Fingerprint
 from rag.index.generations import activate, ensure_generation, generations
@@ -24,10 +25,21 @@ from rag.index.hnsw import update_hnsw
 from rag.index.job import JobResult, run_job
 from rag.index.ledger import Failure
 from rag.index.lexical import update_lexical
-from rag.index.listing import Changes, Listing, compare, list_sources, refuse_great_loss, refuse_move
+from rag.index.listing import (
+    Changes,
+    Listing,
+    compare,
+    hides,
+    list_sources,
+    refuse_great_loss,
+    refuse_move,
+    without_idle_gaps,
+)
 from rag.index.prefix import MakeComplete, documents_lacking, generation_part
 from rag.index.store import Generation, Known, Store
 from rag.index.tokens import Analyzer
+
+log = logging.getLogger(__name__)
 
 EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
 
@@ -62,7 +74,7 @@ def ingest(
     """Brings a collection up to date with `sources`; with none, with the ones it was made from.
 
     `prune` removes what a source no longer holds; a source that lost more than half asks for `force`, and so does
-    moving documents to another tenant.
+    moving documents to another tenant, and making an index live that lacks documents of the one before.
     `retry_failed` tries documents again that failed with the same bytes before, and chunks that have no prefix.
     `contextualize` makes the LLM of `context.llm`: rag.generate.complete.contextualizer(settings).
 
@@ -73,39 +85,29 @@ def ingest(
     _check_context(settings, contextualize)
     store = Store(open_database(settings))
     try:
-        before = ledger.origin_access(store, settings.collection)
-        listing = list_sources(sources or _remembered(store, settings), settings, before)
+        remembered = ledger.origin_access(store, settings.collection)
+        listing = list_sources(sources or _remembered(store, settings), settings, remembered)
+        _warn_of_unfinished(store, settings.collection, listing)
         fingerprint = find_fingerprint(settings.embed, settings.home)
         check_chunk_size(settings.chunk, settings.embed, fingerprint)
         if settings.ingest.language is not None:
             Analyzer(settings.ingest.language)  # says what there is
-        generation = _generation(store, settings, fingerprint, listing, prune, force)
-        with ledger.only_one(store, generation.collection_id, settings.collection):
-            known = store.known_documents(generation)
-            if prune and not force:
-                refuse_great_loss(listing, known.values())
-            tenants = {} if force else store.tenants(generation)
-            refuse_move(listing, tenants)
+        collection_id = store.ensure_collection(settings.collection)
+        with ledger.only_one(store, collection_id, settings.collection) as check_lock:
+            plan = _plan(store, settings, fingerprint, listing, prune=prune, force=force, retry_failed=retry_failed)
+            generation, changes = plan.generation, plan.changes
             run_id = ledger.start_run(store, generation, listing.origins, listing.access)
-            failed = {f.source: f for f in ledger.failures(store, generation)}
-            deduplicate = settings.ingest.deduplicate
-            if retry_failed and settings.context.llm:
-                known = _lacking_as_changed(store, generation, known)
-            changes = compare(listing, known, failed, prune, retry_failed, deduplicate, tenants)
             store.set_access(generation, changes.relabelled)
             result = JobResult()
             if changes.new or changes.changed:
                 refs, llm = changes.new + changes.changed, contextualize if settings.context.llm else None
                 result = run_job(refs, changes.num_bytes, settings, generation, store, llm)
-            removed = store.remove_documents(generation, changes.vanished) if changes.vanished else 0
-            _update_ledger(store, generation, listing, changes.failures, result.failures)
-            copies = _near_copies(store, generation, changes, deduplicate)
-            stats = update_hnsw(store, generation, settings.index, settings.search.ef_search)
-            if settings.ingest.language is not None:
-                store.set_collection(generation.collection_id, language=settings.ingest.language)
-            activate(store, generation, stats | {"near_copies": copies, "deduplicated": deduplicate})
-            collect(store, generation.collection_id, settings.index.keep_generations)
-            update_lexical(store, settings.collection, settings.home)
+            check_lock()  # a database that was started anew may have let another ingestion in
+            removed = store.remove_documents(generation.collection_id, changes.vanished) if changes.vanished else 0
+            _update_ledger(store, generation, plan.listing, changes.failures, result.failures)
+            if plan.live and not force:
+                _refuse_loss(store, plan, result)
+            copies = _finish(store, settings, plan, check_lock)
             documents = _counts(listing, changes, result, removed)
             ledger.finish_run(store, run_id, documents, result.num_chunks)
     finally:
@@ -124,6 +126,74 @@ def ingest(
         failures=[{"source": f.source, "reason": f.reason} for f in changes.failures + result.failures],
         prefixes=asdict(result.prefixes) if settings.context.llm else {},
     )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one run is to do, decided before anything is written."""
+
+    listing: Listing
+    live: Generation | None
+    generation: Generation  # the one to write: the live one, or one beside it
+    changes: Changes
+
+
+def _plan(  # noqa: PLR0913 - what there is, and what the caller allows
+    store: Store,
+    settings: Settings,
+    fingerprint: Fingerprint,
+    listing: Listing,
+    *,
+    prune: bool,
+    force: bool,
+    retry_failed: bool,
+) -> _Plan:
+    """Raises SourceError, IndexMismatch, NotAllowed where the collection would lose what it should not."""
+    existing = generations(store, settings.collection)
+    live = next((g for g in existing if g.is_live), None)
+    stored = store.stored_documents(store.ensure_collection(settings.collection))
+    sources = {document.source for document in stored.values()}
+    listing = replace(listing, gaps=()) if force else without_idle_gaps(listing, sources)
+    if prune and not force:
+        refuse_great_loss(listing, sources)
+        _warn_of_gaps(listing, sources)
+    if not force:
+        refuse_move(listing, stored)
+    config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()} | generation_part(settings.context)
+    if live and not force and (live.config, live.fingerprint) != (config, asdict(fingerprint)):
+        _refuse_unlisted(store, live, _described(config, fingerprint.model), listing, prune)
+    generation = ensure_generation(store, settings.collection, config, asdict(fingerprint), fingerprint.dim)
+    known = store.known_documents(generation)
+    if retry_failed and settings.context.llm:
+        known = _lacking_as_changed(store, generation, known)
+    changes = compare(
+        listing,
+        known,
+        {f.source: f for f in ledger.failures(store, generation)},
+        stored,
+        prune=prune,
+        retry_failed=retry_failed,
+        deduplicate=settings.ingest.deduplicate,
+        may_move=force,
+    )
+    return _Plan(listing, live, generation, changes)
+
+
+def _finish(store: Store, settings: Settings, plan: _Plan, check_lock: Callable[[], Any]) -> int:
+    """HNSW, near copies, the switch, BM25; returns the number of near copies."""
+    generation, deduplicate = plan.generation, settings.ingest.deduplicate
+    copies = update_near_copies(store, generation, deduplicate, plan.changes.is_any)
+    stats = update_hnsw(store, generation, settings.index, settings.search.ef_search)
+    if settings.ingest.language is not None:
+        store.set_collection(generation.collection_id, language=settings.ingest.language)
+    check_lock()
+    stats |= {"near_copies": copies, "deduplicated": deduplicate}
+    if not activate(store, generation, stats, plan.live.generation_id if plan.live else None):
+        number = generation.generation_id
+        log.warning("index %d is finished; another was made live meanwhile: `rag index activate %d`", number, number)
+    collect(store, generation.collection_id, settings.index.keep_generations)
+    update_lexical(store, settings.collection, settings.home)
+    return copies
 
 
 def _check_context(settings: Settings, contextualize: MakeComplete | None) -> None:
@@ -157,49 +227,52 @@ def _remembered(store: Store, settings: Settings) -> list[str]:
     return found
 
 
-def _generation(
-    store: Store, settings: Settings, embedder: Fingerprint, listing: Listing, prune: bool, force: bool
-) -> Generation:
-    """The generation to build: the live one, where it was made the same way.
-
-    Another one goes live at the end of the run, so it must not lose what the live one has. Raises IndexMismatch,
-    SourceError.
-    """
-    config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()}
-    config |= generation_part(settings.context)
-    fingerprint = asdict(embedder)
-    existing = generations(store, settings.collection) if settings.collection in store.collections() else []
-    live = next((g for g in existing if g.is_live), None)
-    if live is not None and (live.config, live.fingerprint) != (config, fingerprint):
-        known = store.known_documents(live).values()
-        if prune and not force:
-            refuse_great_loss(listing, known)
-        kept = [d.source for d in known if d.source not in listing.documents]
-        missing = [source for source in kept if not (prune and listing.lost(source))]
-        if missing:
-            raise IndexMismatch(
-                f"collection {settings.collection!r} is indexed with {_described(live.config)} and model"
-                f" {live.fingerprint['model']}; to index it with {_described(config)} and {fingerprint['model']}, name"
-                f" all its sources or none in one command ({len(missing)} documents would be lost, {missing[0]} is one"
-                "), or use another --collection"
-            )
-    return ensure_generation(store, settings.collection, config, fingerprint, embedder.dim)
+def _refuse_unlisted(store: Store, live: Generation, wanted: str, listing: Listing, prune: bool) -> None:
+    """Raises IndexMismatch where an index made in another way would lack what the live one has: sources that this run
+    does not list."""
+    unlisted = [d.source for d in store.known_documents(live).values() if d.source not in listing.documents]
+    missing = [source for source in unlisted if not (prune and listing.lost(source))]
+    if missing:
+        unseen = f" ({listing.gaps[0].place}: {listing.gaps[0].reason})" if listing.gaps else ""
+        raise IndexMismatch(
+            f"collection {live.collection!r} is indexed with {_described(live.config, live.fingerprint['model'])}; to"
+            f" index it with {wanted}, name all its sources or none in one command ({len(missing)} documents would be"
+            f" lost, {missing[0]} is one){unseen}, use another --collection, or --force the loss"
+        )
 
 
-def _described(config: dict[str, Any]) -> str:
-    return str(config["chunk"]) + (f" with prefixes by {config['context']}" if "context" in config else "")
+def _refuse_loss(store: Store, plan: _Plan, result: JobResult) -> None:
+    """Raises IndexMismatch where what would go live lacks documents of the live generation: they are listed, and could
+    not be read. What is built stays, and the next run goes on with it."""
+    assert plan.live
+    skipped = set(plan.changes.skipped)
+    lost = [source for doc_id, source in store.lacking(plan.generation, plan.live).items() if doc_id not in skipped]
+    if lost:
+        reasons = {failure.source: failure.reason for failure in plan.changes.failures + result.failures}
+        raise IndexMismatch(
+            f"index {plan.generation.generation_id} is not made live: it lacks {len(lost)} documents of index"
+            f" {plan.live.generation_id}, {lost[0]} is one: {reasons.get(lost[0], 'not listed')}; mend them and run"
+            " again, or --force makes it live without them"
+        )
 
 
-def _near_copies(store: Store, generation: Generation, changes: Changes, hide: bool) -> int:
-    """How many chunks nearly equal another; counted again only where chunks came or went."""
-    if hide:
-        return hide_near_copies(store, generation)
-    if generation.stats.get("deduplicated"):
-        show_near_copies(store, generation)
-    has_changed = changes.new or changes.changed or changes.vanished or changes.relabelled
-    if has_changed or "near_copies" not in generation.stats:
-        return count_near_copies(store, generation)
-    return int(generation.stats["near_copies"])
+def _warn_of_unfinished(store: Store, collection: str, listing: Listing) -> None:
+    for origin in ledger.unfinished(store, collection):
+        if origin not in listing.origins:
+            log.warning("%s: its last ingestion did not end; `rag ingest -c %s` goes on with it", origin, collection)
+
+
+def _warn_of_gaps(listing: Listing, sources: Collection[str]) -> None:
+    unlisted = (source for source in sources if source not in listing.documents)
+    unseen = sum(any(hides(gap, source) for gap in listing.gaps) for source in unlisted)
+    if unseen:
+        place, reason = listing.gaps[0].place, listing.gaps[0].reason
+        log.warning("%s: %s; %d documents were not seen and stay, --force removes them", place, reason, unseen)
+
+
+def _described(config: dict[str, Any], model: str) -> str:
+    prefixes = f" with prefixes by {config['context']}" if "context" in config else ""
+    return f"{config['chunk']}{prefixes} and model {model}"
 
 
 def _update_ledger(
@@ -223,4 +296,4 @@ def _counts(listing: Listing, changes: Changes, result: JobResult, removed: int)
         "removed": removed,
         "failed": len(changes.failures) + len(result.failures),
     }
-    return counts | ({"skipped": changes.num_skipped} if changes.num_skipped else {})
+    return counts | ({"skipped": len(changes.skipped)} if changes.skipped else {})

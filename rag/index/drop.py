@@ -38,7 +38,7 @@ def drop(store: Store, generation_id: int) -> Generation:
 
 def collect(store: Store, collection_id: int, keep: int) -> list[int]:
     """Drops the retired generations beyond the `keep` newest ones; returns their ids."""
-    where = "where g.collection_id = %s and g.state = 'retired' order by g.retired_at desc"
+    where = "where g.collection_id = %s and g.state = 'retired' order by g.retired_at desc nulls last, 1 desc"
     dropped = []
     for generation in select_generations(store, where, collection_id)[keep:]:
         try:

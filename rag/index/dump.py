@@ -18,6 +18,7 @@ from psycopg.rows import namedtuple_row
 
 from rag import __version__
 from rag.errors import DumpError, NotFound
+from rag.index.dump_folder import Folder, HashingWriter
 from rag.index.dump_format import (
     CHUNKS,
     DOCUMENTS,
@@ -26,9 +27,7 @@ from rag.index.dump_format import (
     SECTIONS,
     CollectionSettings,
     Columns,
-    Folder,
     GenerationPart,
-    HashingWriter,
     Manifest,
     MoveReport,
     ShardFile,
@@ -36,6 +35,7 @@ from rag.index.dump_format import (
     arrow_schema,
     report,
 )
+from rag.index.history import read_activations, read_origins
 from rag.index.store import Store, scalar
 from rag.progress import Progress
 
@@ -56,6 +56,7 @@ def dump_collection(
     folder = Folder(to)
     with _snapshot(store) as conn:
         generations = _generations(conn, collection, all_generations)
+        collection_id, index_ids = generations[0].collection_id, [g.generation_id for g in generations]
         folder.prepare()
         total = sum(g.num_chunks for g in generations)
         with folder.errors(), Progress("dump", total, "chunks") as progress:
@@ -65,13 +66,14 @@ def dump_collection(
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 collection=collection,
                 settings=CollectionSettings(**generations[0].settings),
+                origins=read_origins(conn, collection_id),
+                activations=read_activations(conn, collection_id, index_ids),
                 documents=dump.documents(generations),
                 sections=dump.sections(generations),
                 generations=tuple(dump.generation(g) for g in generations),
             )
     folder.write_manifest(manifest)
-    index_ids = [g.generation_id for g in generations]
-    return report(manifest, folder, collection, index_ids, time.monotonic() - started)
+    return report(manifest, folder.shown, collection, index_ids, time.monotonic() - started)
 
 
 def dump_jsonl(store: Store, collection: str, out: BinaryIO) -> int:
@@ -167,8 +169,10 @@ class _Dump:
             state=g.state,
             stats=g.stats,
             live=g.is_live,
-            created_at=g.created_at.isoformat(),
-            ready_at=g.ready_at and g.ready_at.isoformat(),
+            created_at=g.created_at,
+            ready_at=g.ready_at,
+            live_since=g.live_since,
+            retired_at=g.retired_at,
             documents=self._write(
                 f"{name}-documents", GENERATION_DOCUMENTS, sql.SQL("generation_documents") + mine, g.dim
             ),

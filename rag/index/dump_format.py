@@ -1,33 +1,31 @@
 """What a dump is: a folder of Parquet files, and a manifest.json that names, counts and hashes them, written last.
 
-    manifest.json                            format version, collection, generations with config and fingerprint
+    manifest.json                            format version, collection, its sources, generations and their history
     documents-00000.parquet, sections-…      of the collection
     generation-7-documents-…, -chunks-…, -failures-…
 
-The folder is a local path or any URL that fsspec opens. Knows the columns and the files; knows no SQL.
+A manifest is anybody's: what it says is checked here. Knows the columns and the manifest; knows no files and no SQL.
 """
 
-import hashlib
-import io
 import json
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rag.config import COLLECTION_NAME
-from rag.errors import DumpError
+from rag.errors import ConfigError, DumpError, SourceError
+from rag.index.access import check_names
 from rag.index.tokens import LANGUAGES, NO_LANGUAGE
+from rag.ingest.sources import canonical_source
 
 FORMAT: Literal["rag-collection"] = "rag-collection"
 VERSION: Literal[1] = 1
-MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
 FILE_NAME = r"^[a-z0-9][a-z0-9-]{0,80}\.parquet$"  # no separator, so no name leads out of the folder
-READ_BYTES = 2**20
+MAX_CHARS = 16_384  # of a source: a path of 4,096 bytes, each of them quoted; and of a tenant or label
 
 # Column -> PostgreSQL type. A test compares them with the database: what a migration adds must be added here.
 Columns = Mapping[str, str]
@@ -80,6 +78,11 @@ FAILURES: Columns = {
 }
 
 
+# Years that Python can read back from PostgreSQL, whatever the time zone.
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1900, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
+Name = Annotated[str, Field(max_length=MAX_CHARS)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,8 +114,10 @@ class GenerationPart(_Part):
     state: Literal["building", "ready", "retired"]
     stats: dict[str, Any]
     live: bool
-    created_at: str
-    ready_at: str | None
+    created_at: Moment
+    ready_at: Moment | None
+    live_since: Moment | None = None
+    retired_at: Moment | None = None
     documents: TablePart
     chunks: TablePart
     failures: TablePart
@@ -132,6 +137,44 @@ class CollectionSettings(_Part):
         return language
 
 
+class OriginPart(_Part):
+    """A source of the collection, and what its documents get from a run that does not say."""
+
+    origin: Name
+    tenant: Name
+    labels: tuple[Name, ...]
+    added_at: Moment
+
+    @field_validator("origin")
+    @classmethod
+    def _is_a_source(cls, origin: str) -> str:
+        """An ingestion reads every source of its collection, so one that cannot be read as such would end them all."""
+        try:
+            if not origin.isprintable():
+                raise ValueError("expected printable characters")
+            canonical_source(origin)
+        except SourceError:
+            raise ValueError(f"expected a source, found {origin!r:.100}") from None
+        return origin
+
+    @field_validator("tenant", "labels")
+    @classmethod
+    def _are_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        try:
+            check_names(*([value] if isinstance(value, str) else value))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+
+class ActivationPart(_Part):
+    """A switch to an index. `previous` is the place in the history that a rollback from here goes to."""
+
+    index_id: int
+    previous: int | None = Field(ge=0)
+    activated_at: Moment
+
+
 class Manifest(_Part):
     format: Literal["rag-collection"] = FORMAT
     version: Literal[1] = VERSION
@@ -139,6 +182,8 @@ class Manifest(_Part):
     created_at: str
     collection: str = Field(pattern=COLLECTION_NAME)
     settings: CollectionSettings = CollectionSettings()
+    origins: tuple[OriginPart, ...] = ()  # oldest first
+    activations: tuple[ActivationPart, ...] = ()  # oldest first; earlier versions wrote neither
     documents: TablePart
     sections: TablePart
     generations: tuple[GenerationPart, ...] = Field(min_length=1)
@@ -148,9 +193,31 @@ class Manifest(_Part):
         names = [file.name for file in self.files]
         if len(names) != len(set(names)):
             raise ValueError("a file is named twice")
+        if len({entry.origin for entry in self.origins}) < len(self.origins):
+            raise ValueError("a source is named twice")
+        if len({g.index_id for g in self.generations}) < len(self.generations):
+            raise ValueError("an index is named twice")
         if sum(g.live for g in self.generations) > 1:
             raise ValueError("more than one generation is live")
+        if any(g.live and g.state != "ready" for g in self.generations):
+            raise ValueError("the live generation is not ready")
         return self
+
+    @model_validator(mode="after")
+    def _history_leads_to_the_live_one(self) -> "Manifest":
+        finished = {g.index_id for g in self.generations if g.state != "building"}
+        for place, switch in enumerate(self.activations):
+            if switch.index_id not in finished:
+                raise ValueError("a switch is to an index that is not there or not finished")
+            if switch.previous is not None and switch.previous >= place:
+                raise ValueError("a switch goes back to one that came later")
+        if self.activations and self.activations[-1].index_id != self.live_index_id:
+            raise ValueError("the last switch is not to the live index")
+        return self
+
+    @property
+    def live_index_id(self) -> int | None:
+        return next((g.index_id for g in self.generations if g.live), None)
 
     @property
     def parts(self) -> Iterator[tuple[Columns, int, TablePart]]:
@@ -186,10 +253,10 @@ class MoveReport:
     seconds: float
 
 
-def report(manifest: Manifest, folder: "Folder", collection: str, index_ids: list[int], seconds: float) -> MoveReport:
+def report(manifest: Manifest, where: str, collection: str, index_ids: list[int], seconds: float) -> MoveReport:
     return MoveReport(
         collection=collection,
-        dump=folder.shown,
+        dump=where,
         index_ids=tuple(index_ids),
         documents=manifest.documents.num_rows,
         sections=manifest.sections.num_rows,
@@ -198,91 +265,6 @@ def report(manifest: Manifest, folder: "Folder", collection: str, index_ids: lis
         bytes=sum(file.num_bytes for file in manifest.files),
         seconds=round(seconds, 2),
     )
-
-
-class Folder:
-    """Where a dump is or will be. Raises DumpError for a URL that nothing here opens."""
-
-    def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs
-
-        self.shown = re.sub(r"//[^/@]*@", "//***@", url)
-        try:
-            self.fs, path = url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise DumpError(f"{self.shown}: expected a folder or a URL that fsspec opens; {error}") from None
-        self.path = str(path).rstrip("/")
-
-    def open(self, name: str, mode: Literal["rb", "wb"]) -> Any:
-        return self.fs.open(f"{self.path}/{name}", mode)
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Storage that fails is one line."""
-        try:
-            yield
-        except OSError as error:
-            raise DumpError(f"{self.shown}: {error.strerror or error}; check the path, the space and access") from None
-
-    def prepare(self) -> None:
-        """Makes the folder; refuses one that holds anything, as nothing of the user's is overwritten or mixed in."""
-        with self.errors():
-            self.fs.invalidate_cache()
-            self.fs.makedirs(self.path, exist_ok=True)
-            paths = [str(path).rstrip("/") for path in self.fs.ls(self.path, detail=False)]
-        names = sorted(path.rsplit("/", 1)[-1] for path in paths if path != self.path)
-        if MANIFEST in names:
-            raise DumpError(f"{self.shown}: expected an empty folder, found a finished dump; name another folder")
-        if names:
-            raise DumpError(
-                f"{self.shown}: expected an empty folder, found {names[0]!r}; name another folder, or delete what is"
-                " there if an interrupted dump left it"
-            )
-
-    def write_manifest(self, manifest: Manifest) -> None:
-        with self.errors(), self.open(MANIFEST, "wb") as out:
-            out.write(manifest.model_dump_json(indent=1).encode())
-
-    def read_manifest(self) -> Manifest:
-        """Raises DumpError where there is none, or none that this version can read."""
-        with self.errors():
-            self.fs.invalidate_cache()
-            if not self.fs.exists(f"{self.path}/{MANIFEST}"):
-                raise DumpError(
-                    f"{self.shown}: expected a dump, found no {MANIFEST}, which is written last; check the path, or"
-                    " repeat `rag db dump` if it was interrupted"
-                )
-            with self.open(MANIFEST, "rb") as file:
-                text = file.read(MAX_MANIFEST_BYTES + 1)
-        return _parse_manifest(text, f"{self.shown}/{MANIFEST}")
-
-    def hash_file(self, name: str) -> tuple[int, str]:
-        """(bytes, sha256)."""
-        digest, num_bytes = hashlib.sha256(), 0
-        with self.errors(), self.open(name, "rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
-                num_bytes += len(block)
-        return num_bytes, digest.hexdigest()
-
-
-class HashingWriter(io.RawIOBase):
-    """Passes bytes on to a file of any storage and knows their number and sha256: what was written is read once."""
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.num_bytes, self.digest = file, 0, hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.file.write(data)
-        self.digest.update(data)
-        self.num_bytes += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.num_bytes
 
 
 def arrow_schema(columns: Columns, dim: int) -> Any:
@@ -302,7 +284,8 @@ def arrow_schema(columns: Columns, dim: int) -> Any:
     return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
-def _parse_manifest(text: bytes, where: str) -> Manifest:
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Raises DumpError for one that this version cannot read."""
     damaged = f"{where}: expected the manifest of a dump, found"
     if len(text) > MAX_MANIFEST_BYTES:
         raise DumpError(f"{damaged} more than {MAX_MANIFEST_BYTES} bytes; dump the collection again")

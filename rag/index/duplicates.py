@@ -23,6 +23,17 @@ _RANKED = """
 """
 
 
+def update_near_copies(store: Store, generation: Generation, hide: bool, has_changed: bool = True) -> int:
+    """How many chunks nearly equal another, hidden or shown; counted again only where chunks came or went."""
+    if hide:
+        return hide_near_copies(store, generation)
+    if generation.stats.get("deduplicated"):
+        show_near_copies(store, generation)
+    if has_changed or "near_copies" not in generation.stats:
+        return count_near_copies(store, generation)
+    return int(generation.stats["near_copies"])
+
+
 def count_near_copies(store: Store, generation: Generation) -> int:
     """Chunks that another chunk before them nearly equals."""
     ranked = sql.SQL(_RANKED).format(sql.Literal(MIN_LETTERS), generation.table)

@@ -173,18 +173,24 @@ def _create(conn: Conn, key: list[Any], dim: int) -> int:
 # Switching
 
 
-def activate(store: Store, generation: Generation, stats: dict[str, Any]) -> None:
+def activate(store: Store, generation: Generation, stats: dict[str, Any], seen_live: int | None = None) -> bool:
     """Finishes a generation that was built: it is live, `stats` are added to its own, and it is held no more.
 
-    Readers see the old one or this one, nothing between.
+    Readers see the old one or this one, nothing between. False where another than `seen_live` has been made live
+    meanwhile: whoever did that meant it, and this one waits, ready, for a switch.
     """
     with store.pool.connection() as conn, conn.transaction():
-        _switch(conn, generation)
+        live_id, _ = lock_live(conn, generation.collection_id)
+        is_wanted = seen_live is None or live_id in (seen_live, generation.generation_id)
+        if is_wanted:
+            _switch(conn, generation)
         conn.execute(
-            "update generations set stats = stats || %s, ready_at = coalesce(ready_at, now()) where generation_id = %s",
+            "update generations set stats = stats || %s, ready_at = coalesce(ready_at, now()),"
+            " state = case state when 'building' then 'ready' else state end where generation_id = %s",
             [to_json(stats), generation.generation_id],
         )
     store.release(generation.generation_id)
+    return is_wanted
 
 
 def switch(store: Store, generation_id: int) -> Generation:

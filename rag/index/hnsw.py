@@ -16,7 +16,7 @@ from psycopg import sql
 from rag.config import IndexConfig
 from rag.index.database import connect
 from rag.index.store import Generation, Store, scalar
-from rag.index.vectors import recall
+from rag.index.vectors import measure_recall
 from rag.records import to_json
 
 MIN_CHUNKS = 1000  # below it an exact scan takes about a millisecond
@@ -28,7 +28,14 @@ MEASURED_VECTORS = 5_000_000  # scanned for one measurement, at most: about ten 
 BUILD_LOCK = 2  # advisory, with a generation's id
 
 # What the stats of a generation say of its index.
-STATS = {"vectors", "m", "ef_construction", "ef_search", "recall@10", "recall_chunks", "notice"} | {
+STATS = {
+    "vectors",
+    "m",
+    "ef_construction",
+    "ef_search",
+    "recall@10",
+    "recall_chunks",
+    "notice",
     "hnsw_chunks",
     "hnsw_seconds",
     "hnsw_bytes",
@@ -84,7 +91,10 @@ def update_hnsw(store: Store, generation: Generation, config: IndexConfig, ef_se
         log.warning(
             "index %d: HNSW finds %.1f %% of the nearest chunks (expected %.0f %%) with search.ef_search %d; raise it,"
             " or set index.ef_construction and ingest again",
-            *(generation.generation_id, 100 * stats["recall@10"], 100 * MIN_RECALL, ef_search),
+            generation.generation_id,
+            100 * stats["recall@10"],
+            100 * MIN_RECALL,
+            ef_search,
         )
     return stats
 
@@ -104,12 +114,19 @@ def _is_other(stats: dict[str, Any], wanted: Parameters, config: IndexConfig) ->
 def _measure(
     store: Store, generation: Generation, stats: dict[str, Any], num_chunks: int, ef_search: int
 ) -> dict[str, Any]:
-    now = replace(generation, stats=generation.stats | stats)
-    num_queries = max(10, min(50, MEASURED_VECTORS // num_chunks))
-    found = recall(store, now, k=10, num_queries=num_queries, ef_search=ef_search)
-    measured = {"recall@10": round(found, 4), "ef_search": ef_search, "recall_chunks": num_chunks}
     with store.pool.connection() as conn:
-        _remember(conn, generation, measured)
+        return measure_hnsw(conn, replace(generation, stats=generation.stats | stats), num_chunks, ef_search)
+
+
+def measure_hnsw(
+    conn: psycopg.Connection[Any], generation: Generation, num_chunks: int, ef_search: int
+) -> dict[str, Any]:
+    """Recall of the index, and how it was measured, in a transaction of the caller's; returns what it has put into
+    the generation's stats."""
+    num_queries = max(10, min(50, MEASURED_VECTORS // num_chunks))
+    found = measure_recall(conn, generation, 10, num_queries, ef_search)
+    measured = {"recall@10": round(found, 4), "ef_search": ef_search, "recall_chunks": num_chunks}
+    _remember(conn, generation, measured)
     return measured
 
 

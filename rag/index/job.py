@@ -8,7 +8,7 @@ import gc
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from rag.index.ledger import Failure
 from rag.index.prefix import MakeComplete, PrefixCounts, add_prefixes
 from rag.index.stages import EmbedChunks, prepare, situate, write, write_batch
 from rag.index.store import Generation, Store
+from rag.ingest.remote import is_remote
 from rag.ingest.sources import read_document
 from rag.progress import Progress
 from rag.records import DocumentRef
@@ -33,6 +34,7 @@ MAX_BATCH = 256  # documents
 NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
 NO_PREFIX_TIMEOUT_S = 86_400.0  # an LLM may take hours for the chunks of one large document; it has timeouts of its own
 MAX_PREFIX_TASKS = 4  # that share the requests at once
+MAX_READ_TASKS = 4  # that send this machine's files to the others
 
 
 Prepare = Callable[[dict[str, Any]], dict[str, Any]]  # a listed document -> its sections and chunks
@@ -79,7 +81,7 @@ def run_job(
             num_blocks = math.ceil(len(documents) / batch_size)
             # On one machine extractors begin, and compute, while the embedder wants to: no more of them than CPUs.
             few = ray.data.TaskPoolStrategy(size=min(num_blocks, max(1, int(free[0])))) if len(free) == 1 else None
-            rows = _source(documents, batch_size, settings).map(prepared, num_cpus=TASK_CPUS, compute=few)
+            rows = _source(documents, num_blocks, settings).map(prepared, num_cpus=TASK_CPUS, compute=few)
             if contextualize is not None:
                 rows = _with_prefixes(rows, num_blocks, settings.context, store.url, contextualize)
             dataset = _embedded(rows, batch_size, plan, settings)
@@ -133,36 +135,43 @@ def _gather(rows: Iterable[dict[str, Any]], num_actors: int, progress: Progress)
     return result
 
 
-def _source(documents: Sequence[DocumentRef], batch_size: int, settings: Settings) -> Any:
+def _source(documents: Sequence[DocumentRef], num_blocks: int, settings: Settings) -> Any:
     """The rows of the listed documents; with their bytes, where other machines cannot read this one's files."""
-    import pyarrow as pa
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     timeout_s = NO_PREFIX_TIMEOUT_S if settings.context.llm else NO_PROGRESS_TIMEOUT_S
     context.execution_no_progress_timeout_s = timeout_s  # read when the Dataset is built
+    rows = ray.data.from_items([asdict(ref) for ref in documents], override_num_blocks=num_blocks)
     if num_hosts() == 1 or settings.ray.shared_files:
-        num_blocks = math.ceil(len(documents) / batch_size)
-        return ray.data.from_items([asdict(ref) for ref in documents], override_num_blocks=num_blocks)
+        return rows
     if settings.database_url is None:
         raise ResourceError(
             "a cluster of several machines needs a PostgreSQL that all of them reach, found the embedded one;"
             " set DATABASE_URL"
         )
-    # Block by block: Ray spills to disk what does not fit its memory, this process never holds more than one.
-    batches = (documents[start : start + batch_size] for start in range(0, len(documents), batch_size))
-    blocks = [ray.put(pa.Table.from_pylist([asdict(_with_content(ref)) for ref in batch])) for batch in batches]
-    return ray.data.from_arrow_refs(blocks)
+    if ray.util.client.ray.is_connected():
+        raise ResourceError(
+            f"{settings.ray.address}: this machine is none of the cluster's, whose tasks cannot read its files; run on"
+            " one of them with RAG_RAY__ADDRESS=auto, or set RAG_RAY__SHARED_FILES"
+        )
+    # Tasks on this machine, which has the files. Without a CPU, or a head node that has none would never run them.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    readers = ray.data.TaskPoolStrategy(size=min(num_blocks, MAX_READ_TASKS))
+    return rows.map(_with_content, num_cpus=0, scheduling_strategy=here, compute=readers)
 
 
-def _with_content(ref: DocumentRef) -> DocumentRef:
-    if ref.path is None or "://" in ref.path:
-        return ref
+def _with_content(row: dict[str, Any]) -> dict[str, Any]:
+    """A listed document with its bytes in place of its path, or with the reason why it cannot be read."""
+    ref = DocumentRef(**row)
+    if ref.path is None or is_remote(ref.path):
+        return row
     try:
-        return replace(ref, path=None, content=read_document(ref).content, start=0, end=None)
+        return row | {"path": None, "content": read_document(ref).content, "start": 0, "end": None}
     except ExtractionError as error:
-        return replace(ref, error=str(error))
+        return row | {"error": str(error)}
 
 
 def _with_prefixes(rows: Any, num_blocks: int, config: ContextConfig, url: str, complete: MakeComplete) -> Any:

@@ -1,9 +1,10 @@
 """What each run did, which documents failed and why, and where a collection comes from. SQL; knows no Ray."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from psycopg.rows import class_row
@@ -41,9 +42,10 @@ class Run:
 
 
 @contextmanager
-def only_one(store: Store, collection_id: int, collection: str) -> Iterator[None]:
-    """Holds the collection for one ingestion. The lock goes with the connection, so a killed run leaves none.
+def only_one(store: Store, collection_id: int, collection: str) -> Iterator[Callable[[], Any]]:
+    """Holds the collection for one ingestion; gives what raises OperationalError where it is held no more.
 
+    The lock goes with the connection, so a killed run leaves none, and a database that was started anew has none.
     Raises DatabaseError where another run has it.
     """
     with connect(store.url) as conn:
@@ -52,7 +54,7 @@ def only_one(store: Store, collection_id: int, collection: str) -> Iterator[None
             raise DatabaseError(
                 f"another ingestion into {collection!r} is running; wait for its end, or use another --collection"
             )
-        yield
+        yield partial(scalar, conn, "select 1")
 
 
 def start_run(
@@ -121,6 +123,26 @@ def origin_access(store: Store, collection: str) -> dict[str, Access]:
             [collection],
         )
         return {place_of_origin(origin): Access(tenant, tuple(labels)) for origin, tenant, labels in rows}
+
+
+def unfinished(store: Store, collection: str) -> list[str]:
+    """The sources whose newest run has not ended: killed, or at work."""
+    with store.pool.connection() as conn:
+        rows = conn.execute(
+            "select o.origin from origins o join collections c using (collection_id) where c.name = %s and ("
+            "  select r.finished_at is null from runs r join generations g using (generation_id)"
+            "  where g.collection_id = o.collection_id and o.origin = any(r.origins) order by r.run_id desc limit 1)"
+            " order by o.added_at, o.origin",
+            [collection],
+        )
+        return [row[0] for row in rows]
+
+
+def forget_origins(store: Store, collection_id: int, forgotten: Sequence[str]) -> None:
+    with store.pool.connection() as conn:
+        conn.execute(
+            "delete from origins where collection_id = %s and origin = any(%s)", [collection_id, list(forgotten)]
+        )
 
 
 def failures(store: Store, generation: Generation) -> list[Failure]:

@@ -3,21 +3,21 @@
 An unchanged collection ends here: a document that did not change costs one read and one hash.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from rag.config import Settings
 from rag.errors import ExtractionError, NotAllowed, SourceError
 from rag.index.ledger import Failure
-from rag.index.store import Known
+from rag.index.store import Known, Stored
 from rag.ingest.access import choose_access, with_access
 from rag.ingest.sources import (
     canonical_source,
     is_within,
     list_documents,
-    listed_root,
+    listed_roots,
     place_of_origin,
     read_document,
 )
@@ -36,19 +36,18 @@ class Listing:
     documents: dict[str, DocumentRef]  # by source; what two origins list counts once
     access: Mapping[str, Access] = field(default_factory=dict)  # what the documents of each origin get
     gaps: tuple[Gap, ...] = ()
-    others: tuple[str, ...] = ()  # roots of the collection's origins that this run leaves alone
+    others: tuple[str, ...] = ()  # origins of the collection whose documents this listing does not show: d/.github of d
 
     def lost(self, source: str) -> bool:
         """Whether one of the origins held `source` and does not any more.
 
-        What a gap may hide is not lost, nor what another origin holds whose place lies within this one's.
+        What a gap may hide is not lost, nor what another origin holds, unless that is the document itself.
         """
-        if source in self.documents or any(_hides(gap, source) for gap in self.gaps):
+        if source in self.documents or any(hides(gap, source) for gap in self.gaps):
             return False
-        return any(is_within(source, root) and not self._is_others(source, root) for root in self.roots)
-
-    def _is_others(self, source: str, root: str) -> bool:
-        return any(is_within(other, root) and is_within(source, other) for other in self.others)
+        if any(is_within(source, other) and source != other for other in self.others):
+            return False
+        return any(is_within(source, root) for root in self.roots)
 
 
 @dataclass
@@ -63,7 +62,12 @@ class Changes:
     failures: list[Failure] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)  # doc_ids
     num_duplicates: int = 0  # documents whose bytes another listed one has as well
-    num_skipped: int = 0  # of these, left out on request
+    skipped: list[str] = field(default_factory=list)  # doc_ids of these, left out on request
+
+    @property
+    def is_any(self) -> bool:
+        """Whether chunks come, go, or change who sees them."""
+        return bool(self.new or self.changed or self.vanished or self.relabelled)
 
 
 def list_sources(sources: Sequence[str], settings: Settings, remembered: Mapping[str, Access] | None = None) -> Listing:
@@ -76,40 +80,65 @@ def list_sources(sources: Sequence[str], settings: Settings, remembered: Mapping
     gaps: list[Gap] = []
     for source in sources:
         origin = canonical_source(source)
-        access[origin] = choose_access(settings.ingest, (remembered or {}).get(place_of_origin(origin)))
-        for ref in list_documents(source, settings, gaps):
-            documents.setdefault(ref.source, with_access(ref, access[origin], settings.ingest))
+        before = (remembered or {}).get(place_of_origin(origin))
+        access[origin] = choose_access(settings.ingest, before)
+        try:
+            for ref in list_documents(source, settings, gaps):
+                documents.setdefault(ref.source, with_access(ref, access[origin], settings.ingest))
+        except SourceError as error:
+            if before is None:
+                raise
+            raise SourceError(
+                f"{error}; if it is gone for good: rag forget '{origin}' -c {settings.collection}"
+            ) from None
     places = {place_of_origin(origin) for origin in access}
-    others = [origin for origin in remembered or {} if place_of_origin(origin) not in places]
+    others = _roots((origin for origin in remembered or {} if place_of_origin(origin) not in places), settings)
     return Listing(
         origins=tuple(access),
-        roots=tuple(listed_root(origin, settings) for origin in access),
+        roots=_roots(access, settings),
         documents=documents,
         access=access,
         gaps=tuple(gaps),
-        others=tuple(listed_root(origin, settings) for origin in others),
+        others=tuple(other for other in others if not any(is_within(source, other) for source in documents)),
     )
 
 
-def refuse_great_loss(listing: Listing, known: Iterable[Known]) -> None:
-    """Raises SourceError where a source has lost more than half of its documents: an unmounted disk, a moved site."""
-    stored = [document.source for document in known]
+def _roots(origins: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    return tuple(root for origin in origins for root in listed_roots(origin, settings))
+
+
+def hides(gap: Gap, source: str) -> bool:
+    """Whether `source`, which was not listed, may be there all the same."""
+    return source not in gap.visited and is_within(source, gap.place)
+
+
+def without_idle_gaps(listing: Listing, sources: Collection[str]) -> Listing:
+    """The listing without gaps by documents that are not among the stored `sources`.
+
+    What was never read cannot hide what is stored; else one link that always fails would keep everything for ever.
+    """
+    return replace(listing, gaps=tuple(gap for gap in listing.gaps if not gap.by or gap.by in sources))
+
+
+def refuse_great_loss(listing: Listing, sources: Collection[str]) -> None:
+    """Raises SourceError where a source has lost more than half of the stored documents that were its own: an
+    unmounted disk, a moved site."""
     for root in listing.roots:
-        mine = [source for source in stored if is_within(source, root)]
-        num_kept = sum(source in listing.documents for source in mine)
-        if num_kept * 2 < len(mine):
+        mine = [source for source in sources if is_within(source, root)]
+        num_lost = sum(map(listing.lost, mine))
+        if num_lost * 2 > len(mine):
             raise SourceError(
-                f"{root}: expected the {len(mine)} documents it had, or most of them, found {num_kept};"
-                f" nothing was changed. --force removes the other {len(mine) - num_kept}, --no-prune keeps them"
+                f"{root}: expected the {len(mine)} documents it had, or most of them, found {len(mine) - num_lost};"
+                f" nothing was changed. --force removes the other {num_lost}, --no-prune keeps them"
             )
 
 
-def refuse_move(listing: Listing, tenants: Mapping[str, str]) -> None:
-    """Raises NotAllowed where documents belong to another tenant than the run says. `tenants` is by doc_id."""
+def refuse_move(listing: Listing, stored: Mapping[str, Stored]) -> None:
+    """Raises NotAllowed where documents belong to another tenant than the run says. `stored` is by doc_id."""
     refs = [ref for ref in listing.documents.values() if not ref.own_access]
-    moved = [ref for ref in refs if tenants.get(document_id(ref.source), ref.tenant) != ref.tenant]
+    moved = [ref for ref in refs if (d := stored.get(document_id(ref.source))) and d.tenant != ref.tenant]
     if moved:
-        owner = tenants[document_id(moved[0].source)]
+        owner = stored[document_id(moved[0].source)].tenant
         raise NotAllowed(
             f"{len(moved)} documents belong to another tenant than {moved[0].tenant!r}: {moved[0].source} to {owner!r},"
             " say; nothing was changed. --force moves them, another --collection holds both"
@@ -120,38 +149,38 @@ def compare(  # noqa: PLR0913 - everything that bears on the decision
     listing: Listing,
     known: dict[str, Known],
     failed: dict[str, Failure],
+    stored: Mapping[str, Stored],
+    *,
     prune: bool = True,
     retry_failed: bool = False,
     deduplicate: bool = False,
-    tenants: Mapping[str, str] | None = None,
+    may_move: bool = False,
 ) -> Changes:
-    """What there is to do. `known` is by doc_id, `failed` by source.
+    """What there is to do. `known` (of one generation) and `stored` (of the collection) are by doc_id, `failed` by
+    source.
 
     What failed before is not tried again with the same bytes, unless `retry_failed`. A row that moves to another tenant
-    than in `tenants`, by doc_id, is a failure.
+    than the stored one is a failure, unless it `may_move`. Equal documents of two types are no duplicates: one reader
+    may fail where the other does not.
     """
     changes = Changes()
-    first_with: dict[tuple[str, Access], str] = {}  # what the same callers see -> source
+    first_with: dict[tuple[str, str, Access], str] = {}  # what the same callers see -> source
     for ref, read in _read_all(listing.documents.values()):
         doc_id = document_id(ref.source)
-        if error := read.error or _move(read.access, (tenants or {}).get(doc_id)):
+        if error := read.error or ("" if may_move else _move(read.access, stored.get(doc_id))):
             changes.failures.append(Failure(ref.source, error))
             continue
         before = known.get(doc_id)
-        if first_with.setdefault((read.content_hash, read.access), ref.source) != ref.source:
+        if first_with.setdefault((read.content_hash, ref.mime, read.access), ref.source) != ref.source:
             changes.num_duplicates += 1
             if deduplicate:
-                changes.num_skipped += 1
+                changes.skipped.append(doc_id)
                 changes.vanished += [doc_id] if before else []
                 continue
         _sort(changes, ref, read, before, None if retry_failed else failed.get(ref.source))
     if prune:
-        changes.vanished += sorted(doc_id for doc_id, d in known.items() if listing.lost(d.source))
+        changes.vanished += sorted(doc_id for doc_id, d in stored.items() if listing.lost(d.source))
     return changes
-
-
-def _hides(gap: Gap, source: str) -> bool:
-    return source not in gap.visited and is_within(source, gap.place)
 
 
 @dataclass(frozen=True)
@@ -177,11 +206,11 @@ def _sort(changes: Changes, ref: DocumentRef, read: _Read, before: Known | None,
         changes.num_bytes += read.num_bytes
 
 
-def _move(access: Access, tenant: str | None) -> str:
+def _move(access: Access, before: Stored | None) -> str:
     """Why a row cannot have the tenant that it names; "" where it can."""
-    if tenant is None or tenant == access.tenant:
+    if before is None or before.tenant == access.tenant:
         return ""
-    return f"belongs to tenant {tenant!r}, the row says {access.tenant!r}; --force moves it"
+    return f"belongs to tenant {before.tenant!r}, the row says {access.tenant!r}; --force moves it"
 
 
 def _read_all(refs: Iterable[DocumentRef]) -> Iterator[tuple[DocumentRef, _Read]]:

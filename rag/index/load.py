@@ -10,17 +10,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import sql
 
-from rag.config import IndexConfig
+from rag.config import IndexConfig, SearchConfig
 from rag.errors import DumpError
 from rag.index.access import protect
 from rag.index.drop import sweep
+from rag.index.dump_folder import Folder
 from rag.index.dump_format import (
     CHUNKS,
     DOCUMENTS,
@@ -28,7 +28,6 @@ from rag.index.dump_format import (
     GENERATION_DOCUMENTS,
     SECTIONS,
     Columns,
-    Folder,
     GenerationPart,
     Manifest,
     MoveReport,
@@ -37,16 +36,18 @@ from rag.index.dump_format import (
     arrow_schema,
     report,
 )
-from rag.index.generations import make_live
-from rag.index.hnsw import MIN_CHUNKS, STATS, choose_parameters, create_hnsw
+from rag.index.history import write_history
+from rag.index.hnsw import MIN_CHUNKS, STATS, choose_parameters, create_hnsw, measure_hnsw
 from rag.index.store import WHOLE_ROWS, Generation, Store, scalar
-from rag.index.vectors import measure_recall
 from rag.progress import Progress
 from rag.records import to_json
 
 NORM_TOLERANCE = 1e-3
 LOAD_LOCK = 3  # advisory, with a hash of the collection's name
 JSONB_VERSION = b"\x01"  # leads jsonb's binary form; the rest is its text
+
+# What is wrong with the data, as PostgreSQL says it; ProgramLimitExceeded: a name is too long for an index.
+REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, UnicodeError, OverflowError)
 
 # Not `like chunks`: that holds a lock which whoever starts another generation would wait for.
 _CHUNKS_TABLE = """
@@ -61,10 +62,10 @@ _CHUNKS_TABLE = """
 """
 
 
-def load_collection(store: Store, source: str, name: str | None = None, replace: bool = False) -> MoveReport:
+def load_collection(store: Store, source: str, name: str | None = None, is_replacing: bool = False) -> MoveReport:
     """Loads the dump at a folder or URL as collection `name`, the dumped one's by default.
 
-    A collection of that name is refused, or with `replace` given up for the new one in the same instant. Raises
+    A collection of that name is refused, or with `is_replacing` given up for the new one in the same instant. Raises
     DumpError, with the database as it was.
     """
     started = time.monotonic()
@@ -72,11 +73,11 @@ def load_collection(store: Store, source: str, name: str | None = None, replace:
     manifest = folder.read_manifest()
     name = name or manifest.collection
     with store.pool.connection() as conn:
-        _refuse_existing(conn, name, replace)
+        _refuse_existing(conn, name, is_replacing)
     _check_files(folder, manifest)
     with store.pool.connection() as conn, _damage_is_named(folder), conn.transaction():
         _begin(conn, name)
-        _refuse_existing(conn, name, replace)
+        _refuse_existing(conn, name, is_replacing)
         with folder.errors(), Progress("load", manifest.num_chunks, "chunks") as progress:
             collection_id = scalar(
                 conn,
@@ -87,17 +88,20 @@ def load_collection(store: Store, source: str, name: str | None = None, replace:
             load.rows(sql.Identifier("documents"), DOCUMENTS, manifest.documents)
             load.rows(sql.Identifier("sections"), SECTIONS, manifest.sections)
             loaded = [load.generation(part) for part in manifest.generations]
-        indexed = [load.index(g) if g.state == "ready" else g for g in loaded]
-        _switch(conn, collection_id, name, indexed, replace)
+        indexed = [load.index(g) if g.state != "building" else g for g in loaded]  # a rollback may go to a retired one
+        index_ids = [g.generation_id for g in indexed]
+        called = [g.index_id for g in manifest.generations]
+        write_history(conn, collection_id, manifest, dict(zip(called, index_ids, strict=True)))
+        _switch(conn, collection_id, name, indexed, is_replacing)
     sweep(store)
-    return report(manifest, folder, name, [g.generation_id for g in indexed], time.monotonic() - started)
+    return report(manifest, folder.shown, name, index_ids, time.monotonic() - started)
 
 
 # Before anything is written
 
 
-def _refuse_existing(conn: psycopg.Connection[Any], name: str, replace: bool) -> None:
-    if not replace and scalar(conn, "select exists (select from collections where name = %s)", [name]):
+def _refuse_existing(conn: psycopg.Connection[Any], name: str, is_replacing: bool) -> None:
+    if not is_replacing and scalar(conn, "select exists (select from collections where name = %s)", [name]):
         raise _exists(name)
 
 
@@ -133,7 +137,7 @@ def _damage_is_named(folder: Folder) -> Iterator[None]:
 
     try:
         yield
-    except (psycopg.DataError, psycopg.IntegrityError, pa.ArrowException, UnicodeError, OverflowError) as error:
+    except (*REFUSED, pa.ArrowException) as error:
         raise _damaged(folder, str(error).strip().splitlines()[0][:300]) from None
 
 
@@ -171,11 +175,19 @@ class _Load:
         stats = {name: value for name, value in part.stats.items() if name not in STATS}
         generation_id = scalar(
             self.conn,
-            "insert into generations (collection_id, config, fingerprint, dim, state, stats, created_at, ready_at)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s) returning generation_id",
+            "insert into generations (collection_id, config, fingerprint, dim, state, stats, created_at, ready_at,"
+            " live_since, retired_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning generation_id",
             [
-                *(self.collection_id, to_json(part.config), to_json(part.fingerprint), part.dim, part.state),
-                *(to_json(stats), part.created_at, part.ready_at),
+                self.collection_id,
+                to_json(part.config),
+                to_json(part.fingerprint),
+                part.dim,
+                part.state,
+                to_json(stats),
+                part.created_at,
+                part.ready_at,
+                part.live_since,
+                part.retired_at,
             ],
         )
         g = Generation(
@@ -188,9 +200,9 @@ class _Load:
             state=part.state,
             stats=stats,
             is_live=part.live,
-            created_at=datetime.fromisoformat(part.created_at),
-            live_since=None,
-            retired_at=None,
+            created_at=part.created_at,
+            live_since=part.live_since,
+            retired_at=part.retired_at,
             settings={},
         )
         self.conn.execute(
@@ -216,11 +228,7 @@ class _Load:
         parameters = choose_parameters(num_chunks, g.dim, IndexConfig())
         if num_chunks >= MIN_CHUNKS and parameters is not None:
             g = replace(g, stats=g.stats | create_hnsw(self.conn, g, parameters))
-            found = {"recall@10": round(measure_recall(self.conn, g), 4), "recall_chunks": num_chunks}
-            self.conn.execute(
-                "update generations set stats = stats || %s where generation_id = %s",
-                [to_json(found), g.generation_id],
-            )
+            measure_hnsw(self.conn, g, num_chunks, SearchConfig().ef_search)
         return g
 
     def rows(self, table: sql.Identifier, columns: Columns, part: TablePart, g: Generation | None = None) -> None:
@@ -306,18 +314,15 @@ def _spans_fit(batch: Any) -> bool:
 
 
 def _switch(
-    conn: psycopg.Connection[Any], collection_id: int, name: str, generations: list[Generation], replace: bool
+    conn: psycopg.Connection[Any], collection_id: int, name: str, generations: list[Generation], is_replacing: bool
 ) -> None:
     """The last statements: locks that others could wait for are taken here only."""
     for g in generations:
         attach = sql.SQL("alter table chunks attach partition {} for values in ({})")
         conn.execute(attach.format(g.table, sql.Literal(g.generation_id)))
         conn.execute(sql.SQL("alter table {} drop constraint attached").format(g.table))
-    if replace:
+    if is_replacing:
         conn.execute("delete from collections where name = %s", [name])  # its chunks: see sweep
-    for g in generations:
-        if g.is_live:
-            make_live(conn, collection_id, None, g.generation_id, None)
     try:
         conn.execute("update collections set name = %s where collection_id = %s", [name, collection_id])
     except psycopg.errors.UniqueViolation:

@@ -125,8 +125,7 @@ class EmbeddedServer:
         flags = " ".join(f"-c {name}={value}" for name, value in options.items())
         while True:
             done = self._run(
-                *("pg_ctl", "-D", str(self.data_dir), "-l", str(self.log_path), "-o", flags, "-w", "-t", "30"),
-                "start",
+                "pg_ctl", "-D", str(self.data_dir), "-l", str(self.log_path), "-o", flags, "-w", "-t", "30", "start"
             )
             if done.returncode == 0 or self.is_running():
                 return

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
@@ -72,8 +72,14 @@ class Known:
 
     source: str
     content_hash: str
-    num_chunks: int
     access: Access = Access()
+
+
+class Stored(NamedTuple):
+    """Where a document of the collection is from, and whose it is."""
+
+    source: str
+    tenant: str = ""
 
 
 class Store:
@@ -134,20 +140,31 @@ class Store:
         """doc_id -> what this generation holds of it."""
         with self.pool.connection() as conn:
             rows = conn.execute(
-                "select m.doc_id, d.source, m.content_hash, m.num_chunks, d.tenant, d.labels"
+                "select m.doc_id, d.source, m.content_hash, d.tenant, d.labels"
                 " from generation_documents m join documents d on d.collection_id = %s and d.doc_id = m.doc_id"
                 " where m.generation_id = %s",
                 [generation.collection_id, generation.generation_id],
             )
-            return {row[0]: Known(row[1], row[2], row[3], Access(row[4], tuple(row[5]))) for row in rows}
+            return {row[0]: Known(row[1], row[2], Access(row[3], tuple(row[4]))) for row in rows}
 
-    def tenants(self, generation: Generation) -> dict[str, str]:
-        """doc_id -> whose it is, for every document of the collection, in this generation or not."""
+    def stored_documents(self, collection_id: int) -> dict[str, Stored]:
+        """doc_id -> what every generation has of it: all documents of the collection."""
         with self.pool.connection() as conn:
             rows = conn.execute(
-                "select doc_id, tenant from documents where collection_id = %s", [generation.collection_id]
+                "select doc_id, source, tenant from documents where collection_id = %s", [collection_id]
             )
-            return {row[0]: row[1] for row in rows}
+            return {doc_id: Stored(source, tenant) for doc_id, source, tenant in rows}
+
+    def lacking(self, generation: Generation, live: Generation) -> dict[str, str]:
+        """doc_id -> source, of the documents that `live` has and `generation` has not."""
+        with self.pool.connection() as conn:
+            rows = conn.execute(
+                "select doc_id, d.source from generation_documents m join documents d using (doc_id)"
+                " where m.generation_id = %s and d.collection_id = %s and doc_id not in"
+                " (select doc_id from generation_documents where generation_id = %s) order by d.source",
+                [live.generation_id, live.collection_id, generation.generation_id],
+            )
+            return dict(rows.fetchall())
 
     def write_documents(self, generation: Generation, documents: Sequence[IndexedDocument]) -> int:
         """Puts whole documents in, replaces what changed, in one transaction; returns the chunks written.
@@ -178,10 +195,10 @@ class Store:
             )
             _give_chunks_access(conn, generation, list(access))
 
-    def remove_documents(self, generation: Generation, doc_ids: Sequence[str]) -> int:
+    def remove_documents(self, collection_id: int, doc_ids: Sequence[str]) -> int:
         """Takes documents out of every generation of the collection, in one transaction."""
         with self.pool.connection() as conn, conn.transaction():
-            key = [generation.collection_id, list(doc_ids)]
+            key = [collection_id, list(doc_ids)]
             mine = "generation_id in (select generation_id from generations where collection_id = %s)"
             conn.execute(f"delete from chunks where {mine} and doc_id = any(%s)", key)
             conn.execute(f"delete from generation_documents where {mine} and doc_id = any(%s)", key)

@@ -47,7 +47,7 @@ class Analyzer:
 
     def __init__(self, language: str) -> None:
         """Raises ConfigError for a language that is not in LANGUAGES."""
-        if language not in (*LANGUAGES, NO_LANGUAGE):
+        if language != NO_LANGUAGE and language not in LANGUAGES:
             raise ConfigError(
                 f"ingest.language: expected one of {', '.join(LANGUAGES)} or {NO_LANGUAGE}, found {language!r}"
             )

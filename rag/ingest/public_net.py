@@ -13,7 +13,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import OK, responses
 from typing import Any
 from urllib.parse import urlsplit
@@ -229,7 +229,7 @@ def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 class _Clock:
     """The deadline of the request in progress: a server that sends a byte now and then does not get around it."""
 
-    ends: float = field(default=0.0)
+    ends: float = 0.0
 
     def start(self, timeout_s: float) -> None:
         self.ends = time.monotonic() + timeout_s

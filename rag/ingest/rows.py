@@ -37,7 +37,8 @@ def is_row_file(name: str) -> bool:
 def list_rows(path: Path, origin: str, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
     """The rows of a file in its order, `origin` being the file's address. A bad line is a ref with an error.
 
-    A line that says no id may be any row that was there before: a gap. SourceError where no line is good: the file is something else.
+    A line that says no id may be any row that was there before: a gap. SourceError where no line is good: the file is
+    something else.
     """
     refs = _walk_rows(path, origin, [] if gaps is None else gaps)
     failed: list[DocumentRef] = []

@@ -83,14 +83,15 @@ def canonical_source(source: str) -> str:
             return canonical_url(source)
 
 
-def listed_root(source: str, settings: Settings) -> str:
-    """What bounds the documents that listing `source` just gave: a site may have sent its visitors elsewhere."""
+def listed_roots(source: str, settings: Settings) -> tuple[str, ...]:
+    """What bounds the documents that listing `source` gives, or gave before the site sent its visitors elsewhere."""
     root = canonical_source(source)
     if _kind(source) == "web":
+        from rag.ingest.urls import folder_of
         from rag.ingest.web import site_root
 
-        return site_root(root, _site_cache(root, settings))
-    return root
+        return tuple(dict.fromkeys((folder_of(root), site_root(root, _site_cache(root, settings)))))
+    return (root,)
 
 
 def place_of_origin(origin: str) -> str:

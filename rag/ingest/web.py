@@ -1,8 +1,8 @@
 """A start URL in, the documents of that website out: crawled breadth-first, in document order, into a local cache.
 
 Stays on the start page's site and below its folder. A page that fails goes on with its reason; one that fails only for
-now is listed as it was last time. SourceError where the site as a whole cannot be read: then nothing is listed, and so
-nothing taken for vanished.
+now is listed as it was last time. What limits and failures kept from sight is a gap. SourceError where the site as a
+whole cannot be read: then nothing is listed, and so nothing taken for vanished.
 """
 
 import logging
@@ -16,11 +16,12 @@ from rag.config import WebConfig
 from rag.errors import ExtractionError, SourceError
 from rag.ingest.extract import decode
 from rag.ingest.html import refuse_depth
-from rag.ingest.public_net import FetchError, PublicClient, gunzip
+from rag.ingest.public_net import FetchError, PublicClient
 from rag.ingest.site_cache import Entry, SiteCache, cached_root
-from rag.ingest.urls import canonical_url, folder_of, is_below, join_url, origin_of, split_host
-from rag.ingest.web_fetch import Fetcher
-from rag.ingest.web_page import PageLinks, has_asset_suffix, page_mime, read_links, read_sitemap
+from rag.ingest.urls import canonical_url, folder_of, is_below, origin_of, split_host
+from rag.ingest.web_fetch import Fetcher, NoSuchPage, Redirect
+from rag.ingest.web_page import PageLinks, has_asset_suffix, page_mime, read_links
+from rag.ingest.web_sitemaps import read_sitemaps
 from rag.progress import Progress
 from rag.records import DocumentRef, Gap
 
@@ -28,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
 MAX_PARAMETERS = 8  # of a query string; filters and calendars combine them without end
-MAX_SITEMAPS = 50
 NO_LINKS = PageLinks((), None, is_noindex=False, is_nofollow=False)
 
 
 def crawl(url: str, config: WebConfig, folder: Path, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
     """The documents of the site at `url`, or the reason in `error` of those that cannot be fetched.
 
-    `folder` belongs to this start URL: a second crawl costs a 304 for each page, a killed one is gone on with.
+    `folder` belongs to this start URL: a second crawl costs a 304 for each page, a killed one is gone on with. `gaps`
+    gets what the crawl could not see, at its end.
     Raises SourceError: the start page or robots.txt cannot be had, the site stops answering, another crawl is at work.
     """
     start = canonical_url(url)
@@ -46,6 +47,8 @@ def crawl(url: str, config: WebConfig, folder: Path, gaps: list[Gap] | None = No
     ):
         site = _Site(config, cache, client)
         yield from site.documents(start, progress)
+        if gaps is not None:
+            gaps += site.gaps()
         cache.finish(site.seen)
 
 
@@ -68,36 +71,69 @@ class _Site:
         self.preferred: set[str] = set()  # named as canonical by some page
         self.gave_way: dict[str, Entry] = {}  # canonical URL, not visited yet -> the page that named it
         self.limits_hit: dict[str, None] = {}
+        self.failed: dict[str, str] = {}  # pages that nothing is known of, also not what they link to -> why
+        self.unread: list[str] = []  # sitemaps that nothing is known of, and why
 
     def documents(self, start: str, progress: Progress) -> Iterator[DocumentRef]:
         entry = self._enter(start)
         progress.update(1)
         yield from self._read(entry, 0)
-        for place in self._sitemap_pages():
-            self._enqueue(place, 1)
+        self._enter_sitemaps()
         while self.queue and len(self.visited) < self.config.max_pages:
             url, depth = self.queue.popleft()
             yield from self._visit(url, depth)
             progress.update(1)
+        if self.queue:  # a canonical page goes to its head, limit or not
+            self._hit_max_pages()
         yield from map(_document, self.gave_way.values())
         self._report()
+
+    def gaps(self) -> list[Gap]:
+        """At the end of the crawl. A page that failed hides others only if it was there once: nobody knows here."""
+        unknown = self.failed.keys() | {url for url, _ in self.queue}
+        visited = frozenset(self.seen - unknown)
+        reasons = list(self.unread)
+        if self.limits_hit:
+            reasons.append(f"crawl cut short by {self._limits()}")
+        return [Gap(self.root, reason, url, visited) for url, reason in self.failed.items()] + [
+            Gap(self.root, reason, visited=visited) for reason in reasons
+        ]
 
     def _visit(self, url: str, depth: int) -> Iterator[DocumentRef]:
         self.visited.add(url)
         gave_way, page = self.gave_way.pop(url, None), None
+        trail = [url]
         try:
-            page = self._load(url)
+            page = self._load(trail)
         except FetchError as error:
-            yield DocumentRef(url, page_mime("", url) or "text/html", error=str(error))
+            yield self._failure(trail, error, depth)
         if page:
             yield from self._read(page, depth)
         elif gave_way:  # for nothing: some sites redirect the canonical page to the one that names it
             yield _document(gave_way)
 
+    def _failure(self, trail: list[str], error: FetchError, depth: int) -> DocumentRef:
+        """For the ledger. What the page leads to is visited nevertheless, as far as the cache knows."""
+        entry = self._last_fetched(trail)
+        if entry:
+            found = self._follow_links(entry, depth)
+            if found.canonical:
+                self._enqueue(found.canonical, depth)
+        elif not isinstance(error, NoSuchPage):
+            self.failed |= dict.fromkeys(trail, str(error))
+        url = entry.url if entry else trail[0]
+        return DocumentRef(url, page_mime("", url) or "text/html", error=str(error))
+
+    def _last_fetched(self, trail: list[str]) -> Entry | None:
+        """The first page of the trail that was one the last time."""
+        return next((entry for url in trail if (entry := self.cache.entry(url))), None)
+
+    def _limits(self) -> str:
+        return " and ".join(self.limits_hit)
+
     def _report(self) -> None:
         if self.limits_hit:
-            limits = " and ".join(self.limits_hit)
-            logger.warning("%s: crawl cut short: linked pages beyond web.%s were not visited", self.root, limits)
+            logger.warning("%s: crawl cut short: linked pages beyond %s were not visited", self.root, self._limits())
         stale = self.fetcher.stale
         if stale:
             url, reason = next(iter(stale.items()))
@@ -114,7 +150,7 @@ class _Site:
         self.seen.add(start)
         self.visited.add(start)
         try:
-            entry = self._load(start)
+            entry = self._load([start])
         except FetchError as error:
             raise SourceError(f"{start}: expected a page, found: {error}; check the URL or try again later") from None
         if entry is None:
@@ -130,26 +166,43 @@ class _Site:
         self.cache.root = self.root
         return entry
 
+    def _enter_sitemaps(self) -> None:
+        """What only a sitemap leads to does not vanish while that fails: it is cached, or a gap."""
+        found = read_sitemaps(self.fetcher, self.config, self.root, self._is_ours)
+        self.seen |= found.asked
+        self.unread = found.failed
+        for place in found.pages:
+            self._enqueue(place, 1)
+        if found.limit:
+            self.limits_hit[found.limit] = None
+
     def _read(self, entry: Entry, depth: int) -> Iterator[DocumentRef]:
         """The page as a document, unless it asks not to be one; its links go into the queue."""
+        found = self._follow_links(entry, depth)
+        if not found.is_noindex and not self._yields_to(entry, found.canonical, depth):
+            self.listed.add(entry.url)
+            yield _document(entry)
+
+    def _follow_links(self, entry: Entry, depth: int) -> PageLinks:
         found = _links_of(entry)
         if not found.is_nofollow:
             for link in found.links:
                 self._enqueue(link, depth + 1)
-        if not found.is_noindex and not self._yields_to(entry, found.canonical, depth):
-            self.listed.add(entry.url)
-            yield _document(entry)
+        return found
 
     def _enqueue(self, url: str, depth: int) -> None:
         if url in self.seen or not self._is_ours(url):
             return
         if depth > self.config.max_depth:
-            self.limits_hit[f"max_depth={self.config.max_depth}"] = None
+            self.limits_hit[f"web.max_depth={self.config.max_depth}"] = None
         elif len(self.visited) + len(self.queue) >= self.config.max_pages:  # its turn would never come
-            self.limits_hit[f"max_pages={self.config.max_pages}"] = None
+            self._hit_max_pages()
         else:
             self.seen.add(url)
             self.queue.append((url, depth))
+
+    def _hit_max_pages(self) -> None:
+        self.limits_hit[f"web.max_pages={self.config.max_pages}"] = None
 
     def _is_ours(self, url: str) -> bool:
         if not is_below(url, self.root) or has_asset_suffix(url):
@@ -169,24 +222,47 @@ class _Site:
             self.queue.appendleft((canonical, depth))
         return True
 
-    def _load(self, url: str) -> Entry | None:
-        """The page at `url` or where it redirects to; None where that is none of ours, or listed already."""
-        trail = [url]
-        while True:
-            found = self.fetcher.fetch(trail[-1])
-            if not isinstance(found, str):
-                return found
-            if found in trail:
-                raise FetchError(f"redirects in a circle, back to {found}")
+    def _load(self, trail: list[str]) -> Entry | None:
+        """The page that `trail`, one URL, redirects to, if it does; None where that is none of ours, or listed already.
+
+        `trail` gets the pages on the way.
+        """
+        while isinstance(found := self.fetcher.fetch(trail[-1]), Redirect):
+            if found.target in trail:
+                raise FetchError(f"redirects in a circle, back to {found.target}")
             if len(trail) > MAX_REDIRECTS:
                 raise FetchError(f"expected at most {MAX_REDIRECTS} redirects, found more")
-            if self.root and not self._is_ours(found):
-                self._refuse_private(found)
-                return None
-            if found in self.seen:
-                return None
-            self.seen.add(found)
-            trail.append(found)
+            if not self._is_new(found.target):
+                return self._turned_away(trail, found)
+            self.seen.add(found.target)
+            trail.append(found.target)
+        self._forget(trail[:-1])
+        return found
+
+    def _is_new(self, target: str) -> bool:
+        """Whether a redirect is to be followed: the start page's anywhere, others to pages of ours that nobody saw."""
+        if self.root and not self._is_ours(target):
+            self._refuse_private(target)
+            return False
+        return target not in self.seen
+
+    def _turned_away(self, trail: list[str], found: Redirect) -> Entry | None:
+        """A redirect for now, to a login page say, leaves the page as last fetched; one for good says it is gone."""
+        if not found.is_temporary:
+            self._forget(trail)
+            return None
+        reason = f"redirects for now to {found.target}"
+        entry = self._last_fetched(trail)
+        if entry:
+            self.fetcher.stale[entry.url] = reason
+        else:
+            self.failed |= dict.fromkeys(trail, reason)
+        return entry
+
+    def _forget(self, trail: list[str]) -> None:
+        """They are elsewhere now: no later crawl takes them for what they were."""
+        for url in trail:
+            self.cache.forget(url)
 
     def _refuse_private(self, url: str) -> None:
         """A redirect that leaves the site is not followed; one into the private network is worth a line."""
@@ -197,35 +273,6 @@ class _Site:
         except FetchError as error:
             if not error.is_temporary:
                 raise FetchError(f"redirects to {url}; {error}") from None
-
-    def _sitemap_pages(self) -> list[str]:
-        """Pages named in the site's sitemaps, about as many as may be visited."""
-        waiting, done, pages = deque(self.fetcher.visitor.sitemaps(self.root)), set[str](), dict[str, None]()
-        while waiting and len(done) < MAX_SITEMAPS and len(pages) < self.config.max_pages:
-            url = waiting.popleft()
-            if url in done or origin_of(url) != origin_of(self.root):
-                continue
-            done.add(url)
-            self.seen.add(url)
-            try:
-                places, is_index = self._sitemap(url)
-            except (FetchError, ValueError) as error:
-                logger.warning("%s: expected a sitemap, found: %s; going on without it", url, error)
-                continue
-            found = [place for text in places if (place := join_url(url, text))]
-            if is_index:
-                waiting.extend(found)
-            else:
-                pages |= dict.fromkeys(place for place in found if self._is_ours(place))
-        return list(pages)
-
-    def _sitemap(self, url: str) -> tuple[list[str], bool]:
-        """Fetched and cached as a page is, so what only a sitemap leads to does not vanish while that fails."""
-        found = self.fetcher.fetch(url, is_sitemap=True)
-        if found is None or isinstance(found, str):
-            return ([found] if found else []), True  # redirected: one more to read
-        content = Path(found.path).read_bytes()
-        return read_sitemap(gunzip([content], self.config.max_bytes) if content.startswith(b"\x1f\x8b") else content)
 
 
 def _document(entry: Entry) -> DocumentRef:

@@ -3,6 +3,7 @@
 Knows nothing of links, folders or limits.
 """
 
+from dataclasses import dataclass
 from http.client import NOT_MODIFIED, OK
 
 from rag.config import WebConfig
@@ -15,7 +16,20 @@ from rag.ingest.web_page import is_asset, is_supported, page_mime, with_charset
 
 MAX_FAILURES_IN_A_ROW = 10  # then the site is down, and what it did not show is not gone
 GONE = {404, 410}
+MOVED = {301, 308}  # for good; another redirect, to a login page say, may be none tomorrow
 FOR_NOW = {408, 425}  # besides 5xx, and 429, which has been waited for
+
+
+class NoSuchPage(FetchError):
+    """A broken link: nothing is there, and nothing was."""
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """Where the site says that the page is. Its cached self is kept: whether that place is of use is not known yet."""
+
+    target: str
+    is_temporary: bool
 
 
 class Fetcher:
@@ -27,11 +41,12 @@ class Fetcher:
         self._cache = cache
         self._num_in_a_row = 0
 
-    def fetch(self, url: str, is_sitemap: bool = False) -> Entry | str | None:
+    def fetch(self, url: str, is_sitemap: bool = False) -> Entry | Redirect | None:
         """The page, from the site or the cache; or where it redirects to; or None: forbidden, gone, no document.
 
         A page that fails for now is its cached self: an index that is built anew must not lose it, its links lead to
-        other pages, and the report warns. Where there is none, the failure goes to the ledger.
+        other pages, and the report warns. So is a sitemap that fails for good. Where there is none, the failure goes
+        to the ledger.
         """
         if not self.visitor.may_visit(url):
             return None
@@ -42,7 +57,7 @@ class Fetcher:
             reply = self._reply(url, entry.conditions if entry else {}, is_sitemap)
             return self._judge(url, entry, reply, is_sitemap)
         except FetchError as error:
-            if entry is None or not error.is_temporary:
+            if entry is None or not (error.is_temporary or is_sitemap):
                 raise
             self.stale[url] = str(error)
             return entry
@@ -61,15 +76,16 @@ class Fetcher:
         self._num_in_a_row = 0
         return reply
 
-    def _judge(self, url: str, entry: Entry | None, reply: Reply, is_sitemap: bool) -> Entry | str | None:
+    def _judge(self, url: str, entry: Entry | None, reply: Reply, is_sitemap: bool) -> Entry | Redirect | None:
         if reply.status == OK:
             return self._keep(url, reply, is_sitemap)
         if reply.status == NOT_MODIFIED and entry:
             return self._cache.confirm(entry)
         if reply.status in REDIRECTS:
-            self._cache.forget(url)
-            return _target(url, reply.headers.get("location", ""))
-        if reply.status in GONE and self._cache.was_here(url):  # vanished; else a broken link, for the ledger
+            return Redirect(_target(url, reply.headers.get("location", "")), reply.status not in MOVED)
+        if reply.status in GONE:
+            if not self._cache.was_here(url):
+                raise NoSuchPage(reply.reason)
             self._cache.mark_gone(url)
             return None
         raise FetchError(reply.reason, is_temporary=reply.status >= 500 or reply.status in FOR_NOW)
@@ -80,8 +96,8 @@ class Fetcher:
         if is_sitemap or is_supported(mime):
             body = reply.body if is_sitemap else with_charset(reply.body, kind, mime)
             return self._cache.keep(url, body, mime, dict(reply.headers))
-        self._cache.forget(url)
         if is_asset(mime):
+            self._cache.forget(url)
             return None
         raise FetchError(f"expected a document of a supported type, found {mime[:100] or 'no content type'}")
 

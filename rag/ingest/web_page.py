@@ -23,8 +23,8 @@ ALIASES = {
 UNTYPED = {"", "application/octet-stream", "binary/octet-stream"}  # what servers say of a suffix they do not know
 # Linked on pages, never documents; left out without a word, as a folder's images are.
 ASSET = re.compile(
-    r"(image|audio|video|font|model)/|text/(css|javascript|calendar|vcard)$|message/"
-    r"|application/(.*javascript|.*json|.*xml|.*zip.*|.*tar.*|.*compressed.*|.*font.*|wasm|octet-stream|x-.*)$"
+    r"(image|audio|video|font|model)/|text/(css|calendar|vcard)$|message/"
+    r"|application/(.*javascript|.+json|.*xml|.*zip.*|.*tar.*|.*compressed.*|.*font.*|wasm|octet-stream|x-.*)$"
 )
 ASSET_SUFFIX = re.compile(
     r"\.(avif|bmp|gif|ico|jpe?g|png|svg|tiff?|webp|css|m?js|map|json|woff2?|ttf|otf|eot|mp[34]|m4a|mov|avi|og[gv]|wav|webm"

@@ -32,12 +32,11 @@ def jobs(home: Path, database_url: str) -> dict[str, Any]:
             [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(home), str(documents), f"{work}/nodes"],
             env=os.environ | {"RAY_TMPDIR": work},
             stdout=subprocess.PIPE,
-            timeout=240,
+            timeout=480,
             check=True,
         )
-    report = next(
-        line for line in done.stdout.splitlines() if line.startswith(b'{"whole"')
-    )  # Ray may have the last word
+    # Ray may have the last word.
+    report = next(line for line in done.stdout.splitlines() if line.startswith(b'{"whole"'))
     return dict(json.loads(report))
 
 
@@ -68,3 +67,11 @@ def test_a_node_that_dies_in_a_job_costs_nothing_and_doubles_nothing(jobs: dict[
     assert found == chunks("two-nodes", database_url)
     assert {num_chunks for _, _, num_chunks in found} == {2}
     assert jobs["crippled"]["documents"]["new"] == NUM_DOCUMENTS
+
+
+def test_the_files_of_one_machine_are_read_there_and_sent_to_the_others(
+    jobs: dict[str, Any], database_url: str
+) -> None:
+    assert jobs["sent"]["documents"]["new"] == NUM_DOCUMENTS
+    assert jobs["read_by"] == [jobs["head"]]
+    assert chunks("sent", database_url) == chunks("two-nodes", database_url)

@@ -18,7 +18,8 @@ from made_documents import DIM, document, make_collection
 from rag.config import Settings
 from rag.errors import DumpError, NotFound
 from rag.index.dump import dump_collection, dump_jsonl
-from rag.index.dump_format import CHUNKS, DOCUMENTS, FAILURES, GENERATION_DOCUMENTS, SECTIONS, Folder
+from rag.index.dump_folder import Folder
+from rag.index.dump_format import CHUNKS, DOCUMENTS, FAILURES, GENERATION_DOCUMENTS, SECTIONS
 from rag.index.generations import ensure_generation
 from rag.index.load import load_collection
 from rag.index.store import Store

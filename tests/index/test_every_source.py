@@ -56,7 +56,7 @@ def test_all_kinds_of_sources_make_one_collection_and_what_leaves_them_leaves_it
     sources = [site.url, str(tmp_path / "rows.jsonl"), str(tmp_path / "walrus.pdf"), f"git+{clone.as_uri()}"]
     report = ingest(sources, settings)
     assert report.documents == {"seen": 7, "new": 6, "changed": 0, "unchanged": 0, "removed": 0, "failed": 1}
-    assert report.failures[0]["source"].endswith("rows.jsonl?line=2")
+    assert report.failures[0]["source"].endswith("rows.jsonl?id=p2")
 
     retriever = open_retriever(settings)
 

@@ -185,6 +185,15 @@ def test_the_newest_retired_generations_are_kept_and_unfinished_ones_stay(store:
     assert live_generation(store, settings.collection).generation_id == c.generation_id
 
 
+def test_a_generation_that_retired_nobody_knows_when_goes_before_the_others(store: Store, settings: Settings) -> None:
+    a, b, c, _ = live_ones(store, settings, 4)
+    with store.pool.connection() as conn:  # as an older dump is loaded
+        conn.execute("update generations set retired_at = null where generation_id = any(%s)", [ids([a, b])])
+    assert collect(store, a.collection_id, keep=2) == [a.generation_id]
+    assert collect(store, a.collection_id, keep=1) == [b.generation_id]
+    assert c.generation_id in ids(generations(store, settings.collection))
+
+
 def test_documents_that_only_a_dropped_generation_held_go_with_it(store: Store, settings: Settings) -> None:
     old, new = new_generation(store, settings.collection, 1), new_generation(store, settings.collection, 2)
     store.write_documents(old, [document("both", ["x"]), document("old", ["y"])])

@@ -147,6 +147,25 @@ def test_an_index_that_finds_too_little_is_built_again_with_more_candidates_and_
     assert update_hnsw(store, again(store, wide), IndexConfig(m=4), ef_search=10) == {}  # and not a third time
 
 
+def test_a_measurement_tells_how_it_was_made_and_scans_no_more_vectors_than_are_allowed(
+    store: Store, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update_hnsw(store, generation, IndexConfig(), ef_search=100)
+    asked = []
+
+    def measure_recall(conn: object, g: Generation, k: int, num_queries: int, ef_search: int) -> float:
+        asked.append((k, num_queries, ef_search))
+        return 0.98765
+
+    monkeypatch.setattr(hnsw, "measure_recall", measure_recall)
+    monkeypatch.setattr(hnsw, "MEASURED_VECTORS", 1500 * 20)
+    with store.pool.connection() as conn:
+        measured = hnsw.measure_hnsw(conn, again(store, generation), 1500, ef_search=40)
+    assert asked == [(10, 20, 40)]
+    assert measured == {"recall@10": 0.9877, "ef_search": 40, "recall_chunks": 1500}
+    assert measured.items() <= again(store, generation).stats.items()
+
+
 def test_recall_counts_equal_chunks_as_equal(store: Store, settings: Settings) -> None:
     copies = new_generation(store, settings.collection, 1)
     texts = [f"chunk {i}" for i in range(30)]

@@ -66,7 +66,7 @@ def test_what_is_written_changed_and_removed_is_followed(store: Store, generatio
     store.write_documents(generation, [new, changed])
     assert found(index, "whale") == ids(new)
     assert found(index, "squid") == ids(changed)
-    store.remove_documents(generation, [new.doc_id])
+    store.remove_documents(generation.collection_id, [new.doc_id])
     assert found(index, "whale") == []
     assert found(index, "squid") == ids(changed)
 
@@ -235,7 +235,7 @@ def test_another_process_sees_a_new_document_within_five_seconds(
         while ask() < 2:
             assert time.monotonic() - written < 5
             time.sleep(0.1)
-        store.remove_documents(generation, [document("d", "").doc_id, document("a", "").doc_id])
+        store.remove_documents(generation.collection_id, [document("d", "").doc_id, document("a", "").doc_id])
         removed = time.monotonic()
         while ask() > 0:
             assert time.monotonic() - removed < 5

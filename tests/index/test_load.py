@@ -17,6 +17,7 @@ import pytest
 from made_documents import DIM, FINGERPRINT, content, document, make_collection, vectors
 from test_dump import start_rag, wait_for_lock
 
+from rag.cli_index import index_line
 from rag.config import IndexConfig, SearchConfig, Settings
 from rag.errors import DumpError, NotFound
 from rag.index.dump import dump_collection
@@ -83,7 +84,7 @@ def test_language_and_weight_of_a_collection_move_with_it(
 def test_the_dumped_name_is_the_default(store: Store, settings: Settings, tmp_path: Path) -> None:
     original = content(store, make_collection(store, settings.collection, [2]))
     dump_collection(store, settings.collection, str(tmp_path / "d"))
-    assert load_collection(store, str(tmp_path / "d"), replace=True).collection == settings.collection
+    assert load_collection(store, str(tmp_path / "d"), is_replacing=True).collection == settings.collection
     assert content(store, live_generation(store, settings.collection)) == original
 
 
@@ -96,6 +97,8 @@ def test_searches_of_the_copy_find_the_same(store: Store, settings: Settings, tm
     copy = live_generation(store, copy_name)
     assert copy.stats["hnsw_chunks"] == 1500
     assert copy.stats["recall@10"] >= 0.95
+    assert (copy.stats["ef_search"], copy.stats["recall_chunks"]) == (100, 1500)
+    assert index_line(copy.stats).endswith(" at ef_search 100")  # as `rag status` shows it
     same = 0
     for query in vectors(20, seed=1):
         expected = nearest(store, original, query, 10, exact=True)
@@ -137,7 +140,7 @@ def test_what_was_loaded_can_be_written_to_and_dumped_again(
     assert ensure_generation(store, copy_name, copy.config, copy.fingerprint, DIM) == copy
     store.write_documents(copy, [document(source, 2, "v2"), document("file:///new", 1)])
     assert store.counts(copy) == {"documents": 2, "chunks": 3}
-    assert store.remove_documents(copy, [document("file:///new", 1).doc_id]) == 1
+    assert store.remove_documents(copy.collection_id, [document("file:///new", 1).doc_id]) == 1
     assert dump_collection(store, copy_name, str(tmp_path / "again")).chunks == 2
 
 
@@ -189,7 +192,7 @@ def test_readers_of_a_replaced_collection_see_the_old_or_the_new_and_never_half(
         reader.start()
     try:
         for version in ("new", "old") * 5:
-            load_collection(store, str(tmp_path / version), name, replace=True)
+            load_collection(store, str(tmp_path / version), name, is_replacing=True)
     finally:
         stop.set()
         for reader in readers:
@@ -217,7 +220,7 @@ def test_a_load_killed_midway_leaves_nothing_and_the_next_one_works(
         process.communicate()
         assert everything(store) == before
         assert content(store, old) == rows_before
-    assert load_collection(store, str(tmp_path / "d"), replace=True).chunks == 1500
+    assert load_collection(store, str(tmp_path / "d"), is_replacing=True).chunks == 1500
     assert store.counts(live_generation(store, name)) == {"documents": 2, "chunks": 1500}
     assert orphans(store) == []
 

@@ -70,7 +70,7 @@ def test_a_removed_document_is_gone_from_every_generation(store: Store, generati
     gone = document("file:///a", ["one"])
     for g in (generation, second):
         store.write_documents(g, [gone, document("file:///b", ["two"])])
-    assert store.remove_documents(generation, [gone.doc_id]) == 1
+    assert store.remove_documents(generation.collection_id, [gone.doc_id]) == 1
     assert (texts(store, generation), texts(store, second)) == (["two"], ["two"])
     assert list(store.known_documents(second)) == [document("file:///b", []).doc_id]
 
@@ -109,7 +109,7 @@ def test_near_copies_are_counted_and_hidden_on_request(store: Store, generation:
     assert hide_near_copies(store, generation) == 1
     sources = [row.source for _, row in nearest(store, generation, np.eye(DIM, dtype=np.float32)[0], k=10)]
     assert sorted(sources) == ["file:///a#s", "file:///a#s", "file:///b#s"]
-    store.remove_documents(generation, [document("file:///a", []).doc_id])
+    store.remove_documents(generation.collection_id, [document("file:///a", []).doc_id])
     assert hide_near_copies(store, generation) == 0  # what was a copy is the only one now
     show_near_copies(store, generation)
     assert len(nearest(store, generation, np.eye(DIM, dtype=np.float32)[0], k=10)) == 2

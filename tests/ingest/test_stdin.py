@@ -10,15 +10,15 @@ from rag.config import load_settings
 from rag.errors import SourceError
 from rag.ingest.sources import list_documents, read_document
 try:
-    for ref in list_documents(sys.argv[2], load_settings(home=sys.argv[1])):
+    for ref in list_documents(sys.argv[2], load_settings(home=sys.argv[1], collection=sys.argv[3])):
         print(ref.source, ref.mime, read_document(ref).content.decode())
 except SourceError as error:
     print(error)
 """
 
 
-def run(home, content, source="-"):
-    command = [sys.executable, "-c", PROGRAM, str(home), source]
+def run(home, content, source="-", collection="default"):
+    command = [sys.executable, "-c", PROGRAM, str(home), source, collection]
     return subprocess.run(command, input=content, capture_output=True, check=True).stdout.decode()
 
 
@@ -47,3 +47,9 @@ def test_what_came_last_is_read_again_by_a_collection_that_remembers_its_sources
     for copy in (tmp_path / "sources").glob("stdin-*/*"):
         assert copy.name == "lock" or os.path.getsize(copy) == 3
     assert run(tmp_path, b"", "stdin:input") == "stdin:input text/markdown new\n"
+
+
+def test_each_collection_has_a_standard_input_of_its_own(tmp_path):
+    run(tmp_path, b"for a", collection="a")
+    run(tmp_path, b"for b", collection="b")
+    assert run(tmp_path, b"", "stdin:input", "a") == "stdin:input text/markdown for a\n"

@@ -14,13 +14,14 @@ from local_site import Site
 
 from rag.config import WebConfig
 from rag.errors import SourceError
-from rag.ingest import visitor
+from rag.ingest import visitor, web_sitemaps
 from rag.ingest.extract import extract
 from rag.ingest.public_net import FetchError
-from rag.ingest.sources import read_document
+from rag.ingest.sources import is_within, read_document
 from rag.ingest.urls import is_below
 from rag.ingest.web import crawl, site_root
 from rag.ingest.web_fetch import _target
+from rag.records import Gap
 
 
 @pytest.fixture(autouse=True)
@@ -525,3 +526,157 @@ def test_a_cache_that_lost_files_is_filled_again_and_a_broken_one_is_named(site,
     (tmp_path / "manifest.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(SourceError, match="expected a usable cache, found file is not a database; remove the folder"):
         crawled(site, tmp_path)
+
+
+# What it could not see
+
+
+def seen(site: Site, folder: Path, start: str = "/", **settings) -> tuple[list[str], list[Gap]]:
+    """Paths of what is listed, as `crawled` gives them, and the gaps."""
+    gaps: list[Gap] = []
+    refs = list(crawl(site.url + start, config(site, **settings), folder, gaps))
+    return [ref.source.removeprefix(site.url) + (f": {ref.error}" if ref.error else "") for ref in refs], gaps
+
+
+def reasons(site: Site, gaps: list[Gap]) -> list[tuple[str, str]]:
+    return [(gap.by.removeprefix(site.url), gap.reason.replace(site.url, "")) for gap in gaps]
+
+
+def hidden(site: Site, gap: Gap, *paths: str) -> list[str]:
+    """Which of the documents at `paths` may be there all the same."""
+    return [path for path in paths if site.url + path not in gap.visited and is_within(site.url + path, gap.place)]
+
+
+def test_a_crawl_that_saw_everything_leaves_no_gap(site, tmp_path):
+    site.pages |= {"/": links("a", "typo", "old"), "/a": "<p>a", "/old": (301, {"Location": "a"}, "")}
+    assert seen(site, tmp_path) == (["/", "/a", "/typo: 404 Not Found"], [])
+
+
+@pytest.mark.parametrize("reply", [(403, {}, ""), (200, {"Content-Type": "application/vnd.ms-excel"}, ""), "x" * 3000])
+def test_what_a_page_led_to_is_visited_though_the_page_fails_for_good(site, tmp_path, reply):
+    site.pages |= {"/": links("hub"), "/hub": "<link rel=canonical href=/whole>" + links("leaf"), "/leaf": "<p>leaf"}
+    site.pages["/whole"] = "<p>whole"
+    assert crawled(site, tmp_path) == ["/", "/whole", "/leaf"]
+    site.pages["/hub"] = reply
+    for _ in range(2):
+        listed, gaps = seen(site, tmp_path, max_bytes=2000)
+        assert (sorted(line.partition(":")[0] for line in listed), gaps) == (["/", "/hub", "/leaf", "/whole"], [])
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_page_that_fails_and_was_never_read_hides_what_the_crawl_did_not_come_by(site, tmp_path, status):
+    site.pages |= {"/": links("moved", "hub", "gone", "a"), "/hub": (status, {}, ""), "/a": links("gone")}
+    site.pages["/moved"] = (301, {"Location": "to"}, "")
+    site.pages["/to"] = (status, {}, "")
+    listed, gaps = seen(site, tmp_path)
+    reason = {403: "403 Forbidden", 500: "500 Internal Server Error"}[status]
+    assert listed == ["/", f"/moved: {reason}", f"/hub: {reason}", "/gone: 404 Not Found", "/a"]
+    assert reasons(site, gaps) == [("/moved", reason), ("/to", reason), ("/hub", reason)]
+    for gap in gaps:
+        assert hidden(site, gap, "/", "/leaf", "/gone", "/a", "/to", "/x/y?z") == ["/leaf", "/to", "/x/y?z"]
+
+
+def test_a_failure_behind_a_redirect_belongs_to_the_page_that_was_read(site, tmp_path):
+    site.pages |= {"/": links("old"), "/old": (301, {"Location": "hub"}, ""), "/hub": links("leaf"), "/leaf": "<p>leaf"}
+    assert crawled(site, tmp_path) == ["/", "/hub", "/leaf"]
+    site.pages["/hub"] = (403, {}, "")
+    assert seen(site, tmp_path) == (["/", "/hub: 403 Forbidden", "/leaf"], [])
+
+
+def test_pages_beyond_a_limit_are_not_gone(site, tmp_path):
+    site.pages |= {"/": links("a", "b", "c"), "/a": links("a/deep"), "/b": "<p>b", "/c": "<p>c"}
+    site.pages |= {"/a/deep": links("deeper"), "/a/deeper": "<p>deeper"}
+    listed, (gap,) = seen(site, tmp_path, max_pages=3)
+    assert (listed, gap.by, gap.reason) == (["/", "/a", "/b"], "", "crawl cut short by web.max_pages=3")
+    assert hidden(site, gap, "/", "/a", "/b", "/c", "/a/deep") == ["/c", "/a/deep"]
+    listed, (gap,) = seen(site, tmp_path, max_depth=2)
+    assert (listed, gap.reason) == (["/", "/a", "/b", "/c", "/a/deep"], "crawl cut short by web.max_depth=2")
+    assert hidden(site, gap, "/a/deep", "/a/deeper") == ["/a/deeper"]
+
+
+def test_within_a_limit_what_was_visited_and_is_no_document_any_more_is_gone(site, tmp_path):
+    names = ("gone", "noindex", "moved", "copy")
+    site.pages |= {f"/{name}": f"<p>{name}" for name in names} | {"/": links(*names, "beyond"), "/whole": "<p>whole"}
+    assert len(seen(site, tmp_path)[0]) == 6
+    site.pages |= {
+        "/gone": (410, {}, ""),
+        "/noindex": "<meta name=robots content=noindex>",
+        "/moved": (301, {"Location": "/"}, ""),
+        "/copy": "<link rel=canonical href=/whole>",
+    }
+    listed, (gap,) = seen(site, tmp_path, max_pages=6)
+    assert listed == ["/", "/whole"]
+    assert hidden(site, gap, *(f"/{name}" for name in names), "/beyond") == ["/beyond"]
+
+
+def test_a_canonical_page_that_a_limit_cuts_off_is_not_gone(site, tmp_path):
+    site.pages |= {"/": links("copy"), "/copy": "<link rel=canonical href=/whole>", "/whole": "<p>whole"}
+    listed, (gap,) = seen(site, tmp_path, max_pages=2)
+    assert (listed, hidden(site, gap, "/copy", "/whole")) == (["/", "/copy"], ["/whole"])
+
+
+@pytest.mark.parametrize("status", [302, 303, 307])
+def test_a_page_that_sends_its_readers_away_for_now_stays_as_last_fetched(site, tmp_path, caplog, status):
+    site.pages |= {"/": links("login", "a", "b"), "/login": "<p>login", "/a": links("leaf"), "/b": "<p>b"}
+    site.pages["/leaf"] = "<p>leaf"
+    first = list(crawl(site.url, config(site), tmp_path))
+    site.pages["/a"] = (status, {"Location": "/login?next=a"}, "")
+    site.pages["/login?next=a"] = (status, {"Location": "/login"}, "")
+    site.pages["/b"] = (status, {"Location": "https://login.example.org/"}, "")
+    for _ in range(2):
+        caplog.clear()
+        gaps: list[Gap] = []
+        assert (list(crawl(site.url, config(site), tmp_path, gaps)), gaps) == (first, [])
+        assert f"2 pages failed for now and are used as last fetched; the first is {site.url}/a:" in caplog.text
+        assert f"redirects for now to {site.url}/login" in caplog.text
+    site.pages["/a"] = site.pages["/b"] = (301, {"Location": "/login"}, "")
+    assert seen(site, tmp_path) == (["/", "/login"], [])
+    site.pages["/a"] = (status, {"Location": "/login"}, "")
+    assert seen(site, tmp_path)[0] == ["/", "/login"]  # gone is gone
+
+
+def test_a_page_never_read_that_sends_its_readers_away_for_now_hides_others(site, tmp_path):
+    site.pages |= {"/": links("login", "a"), "/login": "<p>login", "/a": (302, {"Location": "/login"}, "")}
+    listed, (gap,) = seen(site, tmp_path)
+    assert (listed, reasons(site, [gap])) == (["/", "/login"], [("/a", "redirects for now to /login")])
+    assert hidden(site, gap, "/", "/login", "/a", "/leaf") == ["/a", "/leaf"]
+
+
+def test_a_page_that_redirects_for_now_to_a_new_page_of_the_site_has_moved(site, tmp_path):
+    site.pages |= {"/": links("old"), "/old": "<p>old", "/new": "<p>new"}
+    assert crawled(site, tmp_path) == ["/", "/old"]
+    site.pages["/old"] = (302, {"Location": "/new"}, "")
+    assert seen(site, tmp_path) == (["/", "/new"], [])
+    site.pages["/"] = links("new", "old")  # and it is not taken for the page that it was before
+    assert seen(site, tmp_path)[0] == ["/", "/new"]
+
+
+def test_a_login_page_that_sends_its_readers_back_costs_no_page(site, tmp_path):
+    site.pages |= {"/": links("a"), "/a": links("leaf"), "/leaf": "<p>leaf"}
+    assert crawled(site, tmp_path) == ["/", "/a", "/leaf"]
+    site.pages |= {"/a": (302, {"Location": "/login"}, ""), "/login": (302, {"Location": "/a"}, "")}
+    for _ in range(2):
+        failed = f"/a: redirects in a circle, back to {site.url}/a"
+        assert seen(site, tmp_path) == (["/", failed, "/leaf"], [])
+
+
+def test_what_only_a_sitemap_leads_to_is_not_gone_while_the_sitemap_fails(site, tmp_path):
+    site.pages |= {"/robots.txt": "Sitemap: /s.xml", "/": "<p>start", "/only": "<p>only"}
+    site.pages["/s.xml"] = f"<urlset><url><loc>{site.url}/only</loc></url></urlset>"
+    assert seen(site, tmp_path / "a") == (["/", "/only"], [])
+    site.pages["/s.xml"] = (403, {}, "")
+    assert seen(site, tmp_path / "a") == (["/", "/only"], [])
+    assert seen(site, tmp_path / "b") == (["/"], [])  # one that never could be read
+    site.pages["/s.xml"] = (500, {}, "")
+    listed, (gap,) = seen(site, tmp_path / "b")
+    assert (listed, gap.by, gap.reason) == (["/"], "", f"{site.url}/s.xml: 500 Internal Server Error")
+    assert hidden(site, gap, "/", "/only") == ["/only"]
+
+
+def test_more_sitemaps_than_are_read_are_a_limit(site, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(web_sitemaps, "MAX_SITEMAPS", 2)
+    site.pages |= {"/robots.txt": "".join(f"Sitemap: /{i}.xml\n" for i in range(3)), "/": "<p>start"}
+    site.pages |= {f"/{i}.xml": "<urlset></urlset>" for i in range(3)}
+    _, (gap,) = seen(site, tmp_path)
+    assert gap.reason == "crawl cut short by 2 sitemaps"
+    assert "linked pages beyond 2 sitemaps were not visited" in caplog.text

@@ -73,7 +73,7 @@ def test_assets_are_known_by_suffix_and_type():
         "/b.css?x",
         "/e.tar.gz",
     ]
-    kinds = ["image/svg+xml", "text/css", "application/json", "application/zip", "application/atom+xml", "font/woff2"]
+    kinds = ["image/png", "text/css", "application/ld+json", "application/zip", "application/atom+xml", "font/woff2"]
     documents = ["application/msword", "application/pdf", "text/html", "application/vnd.oasis.opendocument.text"]
     assert [kind for kind in kinds + documents if is_asset(kind)] == kinds
 
