@@ -60,7 +60,7 @@ def _load(name: str, split: str, origin: str, cache: Path) -> Any:
     try:
         import datasets
     except ImportError:
-        raise SourceError(f"{origin}: expected the library datasets, found none; pip install 'rag[hf]'") from None
+        raise SourceError(f"{origin}: expected the library datasets, found none; pip install datasets") from None
     if name.startswith("/") and not os.path.isdir(name):
         raise SourceError(f"{origin}: expected a folder at {name}, found none; check the path")
     if not name.startswith("/") and os.path.isdir(name):  # the library would take the folder

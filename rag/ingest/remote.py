@@ -20,7 +20,7 @@ from rag.records import DocumentRef, Gap, content_id
 
 PROTOCOLS = {"s3", "gs", "abfs", "abfss", "az", "hdfs", "webhdfs", "sftp", "ftp", "smb", "oss", "hf", "memory"}
 ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
-EXTRAS = {"s3": "rag[s3]", "gs": "rag[gcs]", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "oss": "ossfs"}
+EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "oss": "ossfs"}
 EXTRAS |= {"sftp": "paramiko", "smb": "smbprotocol"}
 BUCKETS = {"s3", "gs", "oss"}  # a name first, no host
 CONTAINER_BEFORE_HOST = {"abfs", "abfss", "az"}  # abfs://container@account…: no user name

@@ -128,5 +128,5 @@ def test_the_library_that_is_missing_is_named(tmp_path):
         "except Exception as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, check=True)
-    reason = "expected the library datasets, found none; pip install 'rag[hf]'"
+    reason = "expected the library datasets, found none; pip install datasets"
     assert done.stdout.decode() == f"hf:org/name: {reason}\n"
