@@ -14,6 +14,7 @@ from markdown_it.token import Token
 from rag.ingest.markdown import block_parser
 from rag.ingest.windows import Span, char_windows, trim_span
 
+SLAB = 100_000  # characters parsed at once: the parser holds hundreds of bytes for each line
 EARLY = 4  # a chunk is filled to a quarter at least before a better place to cut counts
 TAB_WIDTH = 4
 WHOLE = {"fence", "code_block", "html_block"}  # their lines are cut as those of source code
@@ -118,11 +119,25 @@ def markdown_windows(text: str, size: int, overlap: int) -> Iterator[Span]:
 
 
 def _markdown_units(text: str, size: int) -> Iterator[Unit]:
-    # A lone carriage return would count as a line here, and the lines below are those of "\n".
-    blocks = _blocks(block_parser().parse(text.replace("\r", " ")))
-    offsets = array("q", (start for start, _ in _line_spans(text, 0, len(text))))
-    # Definitions of link targets alone are no block at all.
-    return _units(text, blocks or [Block("", 0)], (0, len(text)), offsets, size)
+    start, is_glued = 0, False
+    while start < len(text):
+        end = _slab_end(text, start)
+        # A lone carriage return would count as a line here, and the lines below are those of "\n".
+        blocks = _blocks(block_parser().parse(text[start:end].replace("\r", " ")))
+        offsets = array("q", (line_start for line_start, _ in _line_spans(text, start, end)))
+        if end < len(text) and len(blocks) > 1:  # the last may go on
+            end = offsets[blocks.pop().first_line]
+        # Definitions of link targets alone are no block at all.
+        blocks = blocks or [Block("", 0)]
+        yield from _units(text, blocks, (start, end), offsets, size, is_glued)
+        start, is_glued = end, blocks[-1].kind == "heading_open"
+
+
+def _slab_end(text: str, start: int) -> int:
+    end = start + SLAB
+    if end >= len(text):
+        return len(text)
+    return text.rfind("\n", start, end) + 1 or text.rfind(" ", start, end) + 1 or end
 
 
 def _blocks(tokens: Iterable[Token]) -> list[Block]:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from rag.errors import ExtractionError
-from rag.ingest.outline import cite
+from rag.ingest.outline import cite, heading_path
 from rag.records import Section
 
 LARGE_LINES = 60  # a class of so many lines is split into its methods
@@ -161,7 +161,7 @@ def _walk(lines: list[str], blocks: list[Block], source: str, file: str, outer: 
         if start < end:
             anchor = f"L{start + 1}-L{end}" if end - start > 1 else f"L{end}"
             text = "\n".join(line.rstrip() for line in lines[start:end])
-            yield Section(cite(source, anchor), f"{file} > {name}" if name else file, text)
+            yield Section(cite(source, anchor), heading_path([file, name]), text)
 
 
 # Python

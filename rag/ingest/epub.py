@@ -14,13 +14,15 @@ from xml.etree.ElementTree import Element
 
 from rag.errors import ExtractionError
 from rag.ingest.archive import Archive
+from rag.ingest.encodings import codec
 from rag.ingest.html import split_html
 from rag.ingest.outline import cite, heading_path
 from rag.records import Section
 
 CONTAINER, ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 CHAPTER_TYPES = {"application/xhtml+xml", "text/html", "application/x-dtbook+xml"}
-SELF_CLOSED = re.compile(r"<((?!(?:br|hr|img|meta|link|input|col|area|base|wbr)\b)[a-zA-Z][\w-]*)([^<>]*)/>")
+# The name gives nothing back: tried anew at each of its letters, a long one would take quadratic time.
+SELF_CLOSED = re.compile(r"<((?!(?:br|hr|img|meta|link|input|col|area|base|wbr)\b)[a-zA-Z][\w-]*+)([^<>]*)/>")
 XML_HEAD = re.compile(r"\s*<\?xml[^>]*\?>")
 XML_ENCODING = re.compile(rb"""^[^>]*encoding\s*=\s*["']([\w.:-]{1,40})""")
 
@@ -36,12 +38,16 @@ def split_epub(content: bytes, source: str) -> list[Section]:
     items = {item.get("id", ""): item for item in root.iter("item")}
     labels = _chapter_labels(archive, items, folder)
     sections: list[Section] = []
+    done: set[str] = set()  # a spine that repeats a chapter, which the standard forbids, would repeat it without end
     for reference in root.iter("itemref"):
         item = items.get(reference.get("idref", ""))
         if item is None or not _is_chapter(item):
             continue
         href = unquote(urldefrag(item.get("href", ""))[0])
         name = posixpath.normpath(posixpath.join(folder, href))
+        if name in done:
+            continue
+        done.add(name)
         if name in encrypted:
             raise ExtractionError("encrypted: its chapters are under copy protection; use a copy without it")
         text = _as_html(archive.read(name))
@@ -102,9 +108,7 @@ def _links(contents: Element) -> Iterator[tuple[str, str]]:
 def _as_html(content: bytes) -> str:
     """XHTML as an HTML parser understands it: there `<a id="x"/>` is an element that never ends."""
     declared = XML_ENCODING.match(content[:200])
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else declared[1].decode() if declared else "utf-8"
-    try:
-        text = content.decode(encoding, "replace")
-    except LookupError:
-        text = content.decode("utf-8", "replace")
+    encoding = codec(declared[1].decode()) if declared else ""
+    is_marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = content.decode("utf-16" if is_marked else encoding or "utf-8", "replace")
     return SELF_CLOSED.sub(r"<\1\2></\1>", XML_HEAD.sub("", text.lstrip("\ufeff"), count=1))

@@ -14,13 +14,14 @@ from charset_normalizer import from_bytes
 from rag.errors import ExtractionError
 from rag.ingest.code import LANGUAGES, split_code, split_python
 from rag.ingest.docx import split_docx
+from rag.ingest.encodings import LATIN, codec
 from rag.ingest.epub import split_epub
 from rag.ingest.html import split_html
 from rag.ingest.isolate import read_isolated
 from rag.ingest.markdown import split_markdown
 from rag.ingest.mimes import DOCX, NOTEBOOK, PPTX, XLSX
 from rag.ingest.notebook import split_notebook
-from rag.ingest.outline import file_name, name_each, trim
+from rag.ingest.outline import MAX_TITLE_CHARS, clip, file_name, name_each, trim
 from rag.ingest.pdf import split_pdf
 from rag.ingest.pptx import split_pptx
 from rag.ingest.rows import ROW, split_row
@@ -45,11 +46,15 @@ META_CHARSET = re.compile(rb"""<meta[^>]{1,200}charset\s*=\s*["']?\s*([\w.:-]{1,
 SAMPLE_BYTES = 1 << 16
 UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL and UTF-8 take neither
 LINE_ENDS = re.compile("\r\n?")
+BREAKS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85]")  # what parts words though it is a control character
+# A terminal may obey what is left of those, C1 included.
+UNSHOWABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 MARK_WITHIN = 1024  # bytes: PDF allows some before its mark, and so do the readers of ZIP
 
-ISOLATED_BYTES = 1 << 15  # odd markup of this size takes seconds, and the time grows with the square of the size
+# Odd markup of this size takes 1.6 s and 170 MB at most, of 32 KiB 35 s and 2.9 GB: both grow with its square.
+ISOLATED_BYTES = 1 << 13
 MAX_SECTIONS = 100_000
-MAX_TEXT_CHARS = 64 * 2**20
+MAX_TEXT_CHARS = 16 * 2**20  # more than ten minutes of embedding on a CPU
 
 
 def split_plain(text: str, source: str) -> list[Section]:
@@ -141,9 +146,13 @@ def split_document(document: Document) -> list[Section]:
 
 
 def _clean(section: Section) -> Section:
-    """Without what PostgreSQL and UTF-8 do not take; a text that was decoded has none of it, an office file may."""
-    title = " ".join(UNPRINTABLE.sub("", section.title).split())
-    return replace(section, title=title, text=LINE_ENDS.sub("\n", UNPRINTABLE.sub("", section.text)))
+    """Without what PostgreSQL, UTF-8 and terminals do not take; the title short."""
+    title = " ".join(_shown(section.title).split())
+    return replace(section, title=clip(title, MAX_TITLE_CHARS), text=_shown(section.text))
+
+
+def _shown(text: str) -> str:
+    return UNSHOWABLE.sub("", BREAKS.sub("\n", text))
 
 
 def is_binary(content: bytes) -> bool:
@@ -179,9 +188,8 @@ def _candidates(content: bytes, mime: str) -> Iterator[str]:
     """Encodings to try on bytes that are not clean UTF-8, the most trustworthy first."""
     declared = META_CHARSET.search(content, 0, 4096) if mime == "text/html" else None
     if declared and not declared[1].lower().startswith(b"utf"):
-        name = declared[1].decode().lower()
-        # browsers read Latin-1 as Windows-1252, and so do the people who write it
-        yield "cp1252" if name in ("iso-8859-1", "latin1", "latin-1", "us-ascii") else name
+        name = codec(declared[1].decode())
+        yield "cp1252" if name in LATIN else name
     replaced = content[:SAMPLE_BYTES].decode("utf-8", "replace")
     if replaced.count("\ufffd") * 2 < sum(char > "\x7f" for char in replaced):  # UTF-8, a little damaged
         yield "utf-8"

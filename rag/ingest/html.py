@@ -4,15 +4,15 @@ A section starts at a heading that can be linked to, or at an API entry of Sphin
 the next one starts or the element that holds it ends.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from rag.errors import ExtractionError
 from rag.ingest.flow import Flow
-from rag.ingest.outline import cite, heading_path
+from rag.ingest.html_tree import parse_html
+from rag.ingest.outline import MAX_NAME_CHARS, cite, clip, heading_path
 from rag.records import Section
 
 DROPPED = {"script", "style", "nav", "header", "footer", "aside", "noscript", "svg", "template", "iframe"}
@@ -37,17 +37,13 @@ LINES = {
 }
 NOT_IN_CELLS = HEADINGS | {"table", "pre", "dl"}  # a table with one of these is layout, not data
 
-MAX_DEPTH = 10_000  # the parser's time grows with the square of the depth
-MANY_TAGS = 10_000  # fewer cannot be that deep
-TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.IGNORECASE)
-NEVER_DEEP = {"br", "hr", "img", "input", "link", "meta", "wbr", "col"}  # void
-NEVER_DEEP |= {"p", "li", "dt", "dd", "tr", "td", "th", "option"}  # closed by the next of their kind
+MAX_OUTER = 100  # headings above a section that are kept for its title, which shows fewer
+MAX_TERM_NODES = 1000  # a signature names its object at its beginning; a term that never ends may hold the whole page
 
 
 def split_html(text: str, source: str) -> list[Section]:
     """Sections of a page; empty when it has no text."""
-    refuse_depth(text)
-    tree = LexborHTMLParser(text)
+    tree = parse_html(text)
     title = tree.head.css_first("title") if tree.head else None
     name = " ".join(title.text().split()) if title else ""
     for root in _main_content(tree):
@@ -67,19 +63,6 @@ def _main_content(tree: LexborHTMLParser) -> Iterator[LexborNode]:
             yield found[0]
     if tree.body:
         yield tree.body
-
-
-def refuse_depth(text: str) -> None:
-    """ExtractionError for HTML that would keep the parser busy for minutes."""
-    if text.count("<") < MANY_TAGS:
-        return
-    depth = deepest = 0
-    for tag in TAG.finditer(text):
-        if tag[2].lower() not in NEVER_DEEP:
-            depth = max(depth - 1, 0) if tag[1] else depth + 1
-            deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise ExtractionError(f"expected elements nested at most {MAX_DEPTH} deep, found {deepest}")
 
 
 @dataclass
@@ -213,7 +196,7 @@ class _Reader:
             self.near = anchor
 
     def _begin(self, part: _Part) -> None:
-        part.outer = tuple(self.open)
+        part.outer = tuple(self.open[:MAX_OUTER])
         self.parts.append(part)
         self.open.append(part)
 
@@ -252,6 +235,9 @@ class _Reader:
             while len(self.open) > floor and self.open[-1].level >= part.level:
                 self.open.pop()
             self._begin(part)
+            if len(part.heading) > MAX_NAME_CHARS:  # what a title has no room for stays in the text
+                self.flow.add(part.heading)
+                self.flow.end_line("\n\n")
 
 
 def _classes(attributes: dict[str, str | None]) -> list[str]:
@@ -278,10 +264,11 @@ def _preformatted(pre: LexborNode) -> str:
 def _term_name(term: LexborNode) -> str:
     """The name in a Sphinx signature, `math.ceil` of `math.ceil(x)`; of other terms all the words."""
     name = ""
-    for node in term.traverse():
+    for node in islice(term.traverse(), MAX_TERM_NODES):
         classes = _classes(node.attributes)
         if "descclassname" in classes or "descname" in classes:
             name += node.text()
         if "descname" in classes:
             break
-    return " ".join((name or term.text()).split()).rstrip("¶ ")
+    words = " ".join((name or term.text()).split()).rstrip("¶ ")
+    return clip(words, MAX_NAME_CHARS)

@@ -1,7 +1,8 @@
-"""A document in, its sections out, read in a child process that may crash, hang or run out of memory alone.
+"""A document in, its sections or links out, read in a child process that may crash, hang or run out of memory alone.
 
 One child serves many documents and is replaced after a crash, a timeout or a very large one. Both sides speak
-over pipes: a line of JSON and the document's bytes one way, a length and JSON the other way.
+over pipes: a line of JSON and the document's bytes one way; the other way, each as its length and JSON, how it went
+and the result.
 
 Not a sandbox against a reader that is taken over: the child runs as the same user. Its memory is limited where the
 system enforces RLIMIT_AS (Linux does, macOS does not); its time is limited everywhere.
@@ -15,20 +16,25 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from rag.errors import ExtractionError
 from rag.records import Document, Section
 
-TIMEOUT_S = 60.0  # for one document
+Task = Literal["sections", "links"]
+TIMEOUT_S: dict[Task, float] = {
+    "sections": 60.0,  # for one document
+    "links": 10.0,  # a page of 20 MB takes one; a crawl waits for each of its pages
+}
 MEMORY_BYTES = 2**30  # above what the child needs to start
 BLOATED_BYTES = 256 * 2**20  # a child that keeps more than this ends after its document
 ORPHAN_S = 5.0  # a busy child whose parent was killed ends so long after the timeout
-OUT_OF_MEMORY = (b"memory allocation of", b"bad_alloc", b"out of memory", b"Out of memory")
+OUT_OF_MEMORY = (b"MemoryError", b"memory allocation of", b"bad_alloc", b"out of memory", b"Out of memory")
 
 # The parent's package, wherever it was imported from, and nothing from the current folder (-P).
 BOOT = (
@@ -41,7 +47,7 @@ PACKAGE_FOLDER = str(Path(__file__).parents[2])
 class IsolatedReader:
     """A child process, started when it is first needed. Threads take turns."""
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, timeout_s: float = TIMEOUT_S["sections"], memory_bytes: int = MEMORY_BYTES) -> None:
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes
         self.child: subprocess.Popen[bytes] | None = None
@@ -52,23 +58,27 @@ class IsolatedReader:
 
     def read(self, document: Document, kind: str) -> list[Section]:
         """What `split_document` gives; ExtractionError where it fails in any way. `kind` names the reader: PDF."""
+        return [Section(**section) for section in self.ask("sections", document, kind)]
+
+    def ask(self, task: Task, document: Document, kind: str) -> Any:
+        """What the task gives, as JSON has it."""
         with self._lock:
             try:
-                return self._read(document, kind)
+                return self._ask(task, document, kind)
             except _Ended as ended:
                 if ended.is_final:
                     raise ExtractionError(str(ended)) from None
             try:
-                return self._read(document, kind)
+                return self._ask(task, document, kind)
             except _Ended as ended:
                 raise ExtractionError(str(ended)) from None
 
-    def _read(self, document: Document, kind: str) -> list[Section]:
+    def _ask(self, task: Task, document: Document, kind: str) -> Any:
         child = self._start()
         is_first = self._num_read == 0
         self._num_read += 1
         _said(child)  # what it said before is not about this document
-        reply, is_late = _exchange(child, document, self.timeout_s)
+        reply, is_late = _exchange(child, task, document, self.timeout_s)
         if is_late or reply is None:
             reason = self._end(child, kind, is_late)
             # what another document left behind in the child is not this one's fault: it gets a fresh child
@@ -80,7 +90,7 @@ class IsolatedReader:
             raise _Ended(_needs_memory(self.memory_bytes), is_final=is_first)
         if reply["error"]:
             raise ExtractionError(reply["error"])
-        return [Section(**section) for section in reply["sections"]]
+        return reply["result"]
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self.child is not None and self._owner == os.getpid() and self.child.poll() is None:
@@ -127,18 +137,23 @@ class _Ended(Exception):
 
 
 @cache
-def _reader() -> IsolatedReader:
-    reader = IsolatedReader()
+def _reader(task: Task) -> IsolatedReader:
+    reader = IsolatedReader(TIMEOUT_S[task])
     atexit.register(reader.close)
     return reader
 
 
 def read_isolated(document: Document, kind: str) -> list[Section]:
-    """As `IsolatedReader.read`, by the one child of this process."""
-    return _reader().read(document, kind)
+    """As `IsolatedReader.read`, by the one child that this process has for it."""
+    return _reader("sections").read(document, kind)
 
 
-def _exchange(child: subprocess.Popen[bytes], document: Document, timeout_s: float) -> tuple[Any, bool]:
+def ask_isolated(task: Task, document: Document, kind: str) -> Any:
+    """As `IsolatedReader.ask`, by the one child that this process has for such tasks."""
+    return _reader(task).ask(task, document, kind)
+
+
+def _exchange(child: subprocess.Popen[bytes], task: Task, document: Document, timeout_s: float) -> tuple[Any, bool]:
     """(the reply or None, whether the time was up)."""
     is_late = threading.Event()
 
@@ -150,18 +165,22 @@ def _exchange(child: subprocess.Popen[bytes], document: Document, timeout_s: flo
     timer.daemon = True
     timer.start()
     try:
-        header = {"source": document.source, "mime": document.mime, "num_bytes": len(document.content)}
+        header = {"task": task, "source": document.source, "mime": document.mime, "num_bytes": len(document.content)}
         requests, replies = _open(child.stdin), _open(child.stdout)
         requests.write(json.dumps(header).encode() + b"\n")
         requests.write(document.content)
         requests.flush()
-        size = struct.unpack("!Q", _read_exactly(replies, 8))[0]
-        return json.loads(_read_exactly(replies, size)), is_late.is_set()
+        reply, result = (json.loads(_read_message(replies)) for _ in range(2))
+        return reply | {"result": result}, is_late.is_set()
     except (OSError, EOFError):
         return None, is_late.is_set()
     finally:
         timer.cancel()
         timer.join()  # so that it cannot kill the child in the middle of the next document
+
+
+def _read_message(pipe: IO[bytes]) -> bytes:
+    return _read_exactly(pipe, struct.unpack("!Q", _read_exactly(pipe, 8))[0])
 
 
 def _read_exactly(pipe: IO[bytes], num_bytes: int) -> bytes:
@@ -200,8 +219,11 @@ def serve(memory_bytes: int, timeout_s: float) -> None:
     """Reads documents from standard input until it ends."""
     import warnings
 
-    from rag.ingest.extract import split_document  # which imports this module
+    # both import this module
+    from rag.ingest.extract import split_document
+    from rag.ingest.web_page import page_links
 
+    tasks: dict[Task, Callable[[Document], Any]] = {"sections": split_document, "links": page_links}
     warnings.simplefilter("ignore")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no reply
@@ -214,22 +236,22 @@ def serve(memory_bytes: int, timeout_s: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, timeout_s + ORPHAN_S)
         header = json.loads(line)
         document = Document(header["source"], header["mime"], requests.read(header["num_bytes"]))
-        reply = _reply(document, split_document)
+        reply, result = _reply(document, tasks[header["task"]])
         del document
-        body = json.dumps(reply, ensure_ascii=False).encode("utf-8", "replace")
         signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(struct.pack("!Q", len(body)))
-        replies.write(body)
+        for body in (json.dumps(reply).encode(), result):
+            replies.write(struct.pack("!Q", len(body)))
+            replies.write(body)
         replies.flush()
         if reply["is_last"]:
             break
 
 
-def _reply(document: Document, split: Any) -> dict[str, Any]:
-    sections: list[dict[str, Any]] = []
-    error, needs_memory = "", False
+def _reply(document: Document, task: Callable[[Document], Any]) -> tuple[dict[str, Any], bytes]:
+    """(how it went, the result as JSON)."""
+    result, error, needs_memory = b"null", "", False
     try:
-        sections = [asdict(section) for section in split(document)]
+        result = json.dumps(task(document), ensure_ascii=False, default=asdict).encode("utf-8", "replace")
     except ExtractionError as reason:
         error = str(reason)
     except MemoryError:
@@ -238,13 +260,13 @@ def _reply(document: Document, split: Any) -> dict[str, Any]:
         error = "nested too deep"
     except BaseException as bug:  # a panic of Rust code is no Exception
         error = f"{type(bug).__name__}: {bug}"
-    return {
-        "sections": sections,
+    reply = {
         "error": error,
         "needs_memory": needs_memory,
         "peak_bytes": _memory("VmHWM"),
         "is_last": needs_memory or _memory("VmRSS") > BLOATED_BYTES,
     }
+    return reply, result
 
 
 def _limit(memory_bytes: int) -> None:

@@ -10,6 +10,10 @@ from urllib.parse import quote, unquote, urlsplit
 from rag.records import Section
 
 FRAGMENT_SAFE = "!$&'()*+,;=:@/?"  # RFC 3986, beside letters, digits and -._~
+MAX_NAME_CHARS = 200  # of a heading within a title
+# A section's title stands before the text of each of its chunks, and an embedder reads some 1,000 characters.
+MAX_TITLE_CHARS = 500
+MAX_ANCHOR_CHARS = 2_000  # as quoted; a longer one nobody could cite, and each chunk carries its section's source
 BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 
 
@@ -36,16 +40,29 @@ def split_at_headings(lines: Sequence[str], headings: Sequence[Heading], source:
     path: list[Heading] = []
     for heading, end in zip(headings, ends[1:], strict=True):
         path = [outer for outer in path if outer.level < heading.level] + [heading]
-        text = trim("\n".join(lines[heading.end : end]))
+        # what a title has no room for stays in the text
+        start = heading.end if len(heading.title) <= MAX_NAME_CHARS else heading.start
+        text = trim("\n".join(lines[start:end]))
         names = [title, *(part.title for part in path)]
         sections.append(Section(cite(source, heading.anchor), heading_path(names), text))
     return [section for section in sections if section.text]
 
 
 def heading_path(titles: Iterable[str]) -> str:
-    """ "Sorting > Key functions"; the document's title is not repeated by a first heading that equals it."""
-    path = [title for title in titles if title]
-    return " > ".join(path[1:] if path[:1] == path[1:2] else path)
+    """ "Sorting > Key functions"; the document's title is not repeated by a first heading that equals it.
+
+    Short, however many and long the headings are: it is made for each section.
+    """
+    path = [clip(title, MAX_NAME_CHARS) for title in titles if title]
+    return clip(" > ".join(path[1:] if path[:1] == path[1:2] else path), MAX_TITLE_CHARS)
+
+
+def clip(text: str, max_chars: int) -> str:
+    """At most so many characters: cut at a word, the cut shown by "…"."""
+    if len(text) <= max_chars:
+        return text
+    words = text[:max_chars].rpartition(" ")[0]
+    return (words.rstrip() or text[: max_chars - 1]) + "…"
 
 
 def cite(source: str, anchor: str) -> str:
@@ -54,18 +71,19 @@ def cite(source: str, anchor: str) -> str:
 
 
 def name_each(sections: Iterable[Section], source: str) -> list[Section]:
-    """The sections, no two with the same source and none without a title."""
-    stem = file_stem(source)
+    """The sections, no two with the same source, none with an endless one and none without a title."""
+    title = clip(file_stem(source), MAX_TITLE_CHARS)
     taken: set[str] = set()
     times: Counter[str] = Counter()
     named = []
     for section in sections:
-        name = section.source
+        name = section.source if len(section.source) <= len(source) + MAX_ANCHOR_CHARS else source
+        base = name if name != source else f"{source}#"  # `source-2` may be another document
         while name in taken:
-            times[section.source] += 1
-            name = f"{section.source}-{times[section.source] + 1}"
+            times[base] += 1
+            name = f"{base}-{times[base] + 1}"
         taken.add(name)
-        named.append(replace(section, source=name, title=section.title or stem))
+        named.append(replace(section, source=name, title=section.title or title))
     return named
 
 

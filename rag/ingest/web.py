@@ -9,27 +9,25 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rag.config import WebConfig
 from rag.errors import ExtractionError, SourceError
-from rag.ingest.extract import decode
-from rag.ingest.html import refuse_depth
 from rag.ingest.public_net import FetchError, PublicClient
 from rag.ingest.site_cache import Entry, SiteCache, cached_root
 from rag.ingest.urls import canonical_url, folder_of, is_below, origin_of, split_host
 from rag.ingest.web_fetch import Fetcher, NoSuchPage, Redirect
-from rag.ingest.web_page import PageLinks, has_asset_suffix, page_mime, read_links
+from rag.ingest.web_page import PageLinks, has_asset_suffix, links_of, page_mime, read_links
 from rag.ingest.web_sitemaps import read_sitemaps
 from rag.progress import Progress
-from rag.records import DocumentRef, Gap
+from rag.records import Document, DocumentRef, Gap
 
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
 MAX_PARAMETERS = 8  # of a query string; filters and calendars combine them without end
-NO_LINKS = PageLinks((), None, is_noindex=False, is_nofollow=False)
 
 
 def crawl(url: str, config: WebConfig, folder: Path, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:
@@ -184,11 +182,26 @@ class _Site:
             yield _document(entry)
 
     def _follow_links(self, entry: Entry, depth: int) -> PageLinks:
-        found = _links_of(entry)
+        found = self._links_of(entry)
         if not found.is_nofollow:
             for link in found.links:
                 self._enqueue(link, depth + 1)
         return found
+
+    def _links_of(self, entry: Entry) -> PageLinks:
+        by_header = read_links("", entry.url, entry.robots)
+        if entry.mime != "text/html":
+            return by_header
+        try:
+            found = links_of(Document(entry.url, entry.mime, Path(entry.path).read_bytes()))
+        except ExtractionError as error:  # the ledger gets a reason too, when the document is read
+            self.failed[entry.url] = f"its links cannot be read: {error}"
+            return by_header
+        return replace(
+            found,
+            is_noindex=found.is_noindex or by_header.is_noindex,
+            is_nofollow=found.is_nofollow or by_header.is_nofollow,
+        )
 
     def _enqueue(self, url: str, depth: int) -> None:
         if url in self.seen or not self._is_ours(url):
@@ -277,12 +290,3 @@ class _Site:
 
 def _document(entry: Entry) -> DocumentRef:
     return DocumentRef(entry.url, entry.mime, path=entry.path)
-
-
-def _links_of(entry: Entry) -> PageLinks:
-    text = decode(Path(entry.path).read_bytes(), entry.mime) if entry.mime == "text/html" else ""
-    try:
-        refuse_depth(text)
-    except ExtractionError:  # its reason reaches the ledger when the document is read
-        return NO_LINKS
-    return read_links(text, entry.url, entry.robots)

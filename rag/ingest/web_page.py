@@ -1,6 +1,6 @@
 """A fetched page in, what a crawler has to know of it out: its type, its text's encoding, its links, its wishes.
 
-Pure: knows nothing of HTTP connections, queues or caches.
+Knows nothing of HTTP connections, queues or caches.
 """
 
 import codecs
@@ -11,8 +11,13 @@ from itertools import chain
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from rag.ingest.encodings import LATIN, codec
+from rag.ingest.extract import ISOLATED_BYTES, decode
+from rag.ingest.html_tree import parse_html
+from rag.ingest.isolate import ask_isolated
 from rag.ingest.mimes import MIME_OF_SUFFIX
 from rag.ingest.urls import join_url
+from rag.records import Document
 
 ALIASES = {
     "application/xhtml+xml": "text/html",
@@ -33,9 +38,6 @@ ASSET_SUFFIX = re.compile(
 )
 CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([\w.:+-]{1,40})", re.IGNORECASE)
 REFRESH = re.compile(r"url\s*=\s*[\"']?([^\"']+)", re.IGNORECASE)
-LATIN = {"iso8859-1", "ascii", "cp1252"}  # what servers claim of everything when nobody told them
-# Encodings of Python that no page has, some with a decoder slow enough to stop a crawl.
-NOT_OF_PAGES = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined"}
 BOM = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MAX_LINKS = 20_000  # of one page
 
@@ -78,26 +80,35 @@ def is_asset(mime: str) -> bool:
 def with_charset(content: bytes, content_type: str, mime: str) -> bytes:
     """The body so that its encoding shows in the bytes: what the header names becomes UTF-8 with a byte order mark.
 
-    A mark in the bytes wins, as in browsers; Latin-1 is believed only of bytes that are not UTF-8.
+    A mark in the bytes wins, as in browsers; Latin-1 is believed only of bytes that are not UTF-8: servers claim it of
+    everything when nobody told them.
     """
     declared = CHARSET.search(content_type)
     if not declared or not mime.startswith("text/") or content.startswith(BOM):
         return content
-    try:
-        name = codecs.lookup(declared[1]).name
-        if name in NOT_OF_PAGES or name == "utf-8" or (name in LATIN and _is_utf8(content)):
-            return content
-        text = content.decode("cp1252" if name in LATIN else name, "replace")
-    except (LookupError, UnicodeError, ValueError):  # a server may declare anything
+    name = codec(declared[1])
+    if name in ("", "utf-8") or (name in LATIN and _is_utf8(content)):
         return content
+    text = content.decode("cp1252" if name in LATIN else name, "replace")
     return codecs.BOM_UTF8 + text.encode("utf-8", "replace")
+
+
+def page_links(page: Document) -> PageLinks:
+    """What an HTML page says to a crawler. ExtractionError for one that would keep the parser busy."""
+    return read_links(decode(page.content, page.mime), page.source)
+
+
+def links_of(page: Document) -> PageLinks:
+    """As `page_links`, in a child process where the page is not small."""
+    if len(page.content) <= ISOLATED_BYTES:
+        return page_links(page)
+    found = ask_isolated("links", page, "HTML")
+    return PageLinks(**(found | {"links": tuple(found["links"])}))
 
 
 def read_links(text: str, url: str, robots: str = "") -> PageLinks:
     """What an HTML page at `url` says to a crawler; `robots` is its X-Robots-Tag header."""
-    from selectolax.lexbor import LexborHTMLParser
-
-    tree = LexborHTMLParser(text)
+    tree = parse_html(text)
     base, canonical, wishes = url, None, robots
     refreshed: list[str] = []
     for node in tree.css("base[href], meta[content], link[rel]"):

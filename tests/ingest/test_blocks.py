@@ -1,3 +1,6 @@
+import tracemalloc
+
+from rag.ingest import blocks
 from rag.ingest.blocks import code_windows, markdown_windows
 from rag.ingest.windows import trim_span
 
@@ -48,6 +51,33 @@ def test_too_long_a_paragraph_is_cut_at_words_with_overlap():
     chunks = cut(markdown_windows, text, 50, 10)
     assert chunks[0] == "Short." and all(len(chunk) <= 50 for chunk in chunks)
     assert chunks[1] == ("word " * 10)[:-1] and len(chunks) == 5
+
+
+def test_a_text_parsed_in_slabs_has_the_chunks_of_the_whole(monkeypatch):
+    parts = ["Some words before.", "## Heading", "Text below.", FENCE, TABLE, "- one item\n\n  goes on\n- another item"]
+    text = "\n\n".join(parts * 3)
+    whole = cut(markdown_windows, text, 50)
+    for slab in range(70, 200):
+        monkeypatch.setattr(blocks, "SLAB", slab)
+        assert cut(markdown_windows, text, 50) == whole
+
+
+def test_what_is_longer_than_a_slab_is_kept_to_the_last_character(monkeypatch):
+    monkeypatch.setattr(blocks, "SLAB", 40)
+    for text in ("x" * 500, "word " * 99 + "word", "- item\n" * 70 + "- item", "```\n" + "line\n" * 90 + "```"):
+        chunks = cut(markdown_windows, text, 30)
+        assert "".join("".join(chunks).split()) == "".join(text.split())
+        assert max(len(chunk) for chunk in chunks) <= 30
+
+
+def test_a_long_table_is_cut_in_little_memory():
+    text = "|a|b|c|d|\n|-|-|-|-|\n" + "|penguin|b2|c3|d4|\n" * 20_000
+    tracemalloc.start()
+    *_, last = markdown_windows(text, 1000, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert last[1] == len(text) - 1
+    assert peak < 16 * 2**20
 
 
 def test_definitions_of_links_alone_are_kept():

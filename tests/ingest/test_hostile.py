@@ -114,6 +114,16 @@ REASONS = {
         b"<div>" * 100_000,
         "expected elements nested at most 10000 deep, found 100000",
     ),
+    "end tags that close nothing": (
+        "text/html",
+        b"<div></x>" * 20_000,
+        "expected elements nested at most 10000 deep, found 20000",
+    ),
+    "formatting that is opened again in each paragraph": (
+        "text/html",
+        ("<p>" + "".join(f"<b c{i}>" for i in range(1000)) + "<p>x" * 4000).encode(),
+        "needs more than 0.25 GiB of memory",
+    ),
     "line of 30 MB, minified": (
         "text/javascript",
         b"a " * 15_000_000,
@@ -130,9 +140,48 @@ def test_a_hostile_file_ends_as_a_reason(reader, name):
     assert str(caught.value).startswith(reason)
 
 
-def test_a_line_of_30_megabytes_is_read(reader):
-    (section,) = read(reader, "text/plain", b"a" * 30_000_000)
-    assert len(section.text) == 30_000_000
+def test_a_line_of_16_megabytes_is_read_and_one_of_30_is_refused(reader):
+    (section,) = read(reader, "text/plain", b"a" * 16_000_000)
+    assert len(section.text) == 16_000_000
+    with pytest.raises(ExtractionError, match="^expected at most 16777216 characters, found 30000000; split the file$"):
+        read(reader, "text/plain", b"a" * 30_000_000)
+
+
+def test_terms_within_terms_have_short_titles(reader):
+    found = read(reader, "text/html", b"<dl><dt id=a>x" * 2300)
+    assert len(found) == 2300
+    assert max(len(section.title) for section in found) <= 500
+
+
+def test_an_endless_heading_stands_in_the_text_and_not_before_each_chunk(reader):
+    found = read(reader, "text/markdown", b"# " + b"word " * 200_000 + b"\n\n" + b"text of it " * 90_000)
+    (section,) = found
+    assert section.title == "word " * 39 + "word…"
+    assert section.source == "file:///evil"
+    assert section.text.count("word") == 200_000 and section.text.endswith("text of it")
+
+
+def test_3000_sections_below_an_endless_heading_are_read(reader):
+    found = read(reader, "text/markdown", b"# " + b"word " * 20_000 + b"\n\n" + b"## b\n\ntext\n\n" * 3000)
+    assert {section.title for section in found[1:]} == {"word " * 39 + "word… > b"}
+    assert len(found) == 3001
+
+
+def test_blanks_in_front_matter_take_no_time(reader):
+    (section,) = read(reader, "text/markdown", b"---\ntitle: a" + b" " * 200_000 + b"b\n---\ntext")
+    assert section.text == "text" and section.title == "a b"
+
+
+def test_a_chapter_that_a_book_repeats_is_read_once(reader):
+    parts = epub_parts({"one.xhtml": "<p>x</p>", "two.xhtml": "<p>y</p>"})
+    opf = str(parts["OEBPS/book.opf"]).replace('<itemref idref="c0"/>', '<itemref idref="c0"/>' * 1000)
+    found = read(reader, EPUB, zipped(parts | {"OEBPS/book.opf": opf}))
+    assert [section.text for section in found] == ["x", "y"]
+
+
+def test_what_a_terminal_obeys_is_left_out(reader):
+    found = read(reader, "text/markdown", "# A\x1b]0;evil\x07\n\na\x9b31mb\x7f\tc\x0cd\n".encode())
+    assert [(section.title, section.text) for section in found] == [("A]0;evil", "a31mb\tc\nd")]
 
 
 def test_names_that_lead_out_of_the_archive_and_archives_inside_it_are_left_alone(reader, tmp_path, monkeypatch):

@@ -18,8 +18,8 @@ from rag.ingest.mimes import DOCX
 from rag.records import Document
 
 SMALL = Document("file:///a.md", "text/markdown", b"# A\ntext")
-SLOW = Document("file:///slow.md", "text/markdown", b"[" * 300_000)  # minutes
-SLOWER = Document("file:///slow.md", "text/markdown", b"[" * 30_000)  # about a second
+SLOW = Document("file:///slow.md", "text/markdown", b"# " + b"[" * 300_000)  # minutes
+SLOWER = Document("file:///slow.md", "text/markdown", b"# " + b"[" * 30_000)  # about a second
 
 
 @pytest.fixture
@@ -97,6 +97,22 @@ def test_a_document_that_needs_too_much_memory_says_so(make_reader):
     assert reader.read(SMALL, "Markdown")
 
 
+def test_a_document_whose_sections_need_too_much_memory_to_be_told_says_so(make_reader):
+    reader = make_reader(memory_bytes=2**26)
+    with pytest.raises(ExtractionError, match=r"^needs more than 0\.0625 GiB of memory$"):
+        reader.read(Document("file:///a.txt", "text/plain", b'"' * 12_000_000), "text")  # each is told as two
+
+
+def test_the_links_of_a_page_are_read_too(make_reader):
+    page = Document("https://d.org/a/", "text/html", b"<a href=b rel=x>b</a><meta name=robots content=noindex>")
+    assert make_reader().ask("links", page, "HTML") == {
+        "links": ["https://d.org/a/b"],
+        "canonical": None,
+        "is_noindex": True,
+        "is_nofollow": False,
+    }
+
+
 def test_threads_take_turns(make_reader):
     reader = make_reader()
     found: list[str] = []
@@ -131,7 +147,7 @@ import time
 from rag.ingest import isolate
 from rag.records import Document
 isolate.read_isolated(Document("file:///a.md", "text/markdown", b"text"), "Markdown")
-print(isolate._reader().child.pid, flush=True)
+print(isolate._reader("sections").child.pid, flush=True)
 time.sleep(60)
 """
 
@@ -153,7 +169,7 @@ def test_the_child_loads_no_heavy_library_and_may_write_no_file():
 
     from rag.ingest.isolate import _reader
 
-    child = _reader().child
+    child = _reader("sections").child
     assert child is not None
     assert psutil.Process(child.pid).rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
     assert psutil.Process(child.pid).rlimit(psutil.RLIMIT_AS)[0] < 2**31

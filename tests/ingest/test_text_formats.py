@@ -1,10 +1,16 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from rag.errors import ExtractionError
-from rag.ingest.extract import SPLITTERS, extract
+from rag.ingest.extract import SPLITTERS, decode, extract
+from rag.ingest.markdown import block_parser
 from rag.records import Document
+
+CELLS = {"th_open", "td_open", "inline"}
 
 
 def sections(text: str, mime: str) -> list[tuple[str, str, str]]:
@@ -104,6 +110,37 @@ def test_restructuredtext_reads_no_other_file_and_writes_nothing(capfd):
     text = "Top\n===\n.. include:: /etc/passwd\n\n:bad:`role` and *open\n"
     assert sections(text, "text/x-rst") == [("#top", "Top", ".. include:: /etc/passwd\n\n:bad:`role` and *open")]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_heading_too_long_for_a_title_stays_in_the_text_and_one_that_is_not_does_not():
+    long = " ".join(["penguin"] * 30)
+    assert sections(f"## short\n\na\n\n## {long}\n\nb", "text/markdown")[1][2] == f"## {long}\n\nb"
+    assert sections(f"<h2 id=a>{long}</h2><p>b", "text/html")[-1][2] == f"{long}\n\nb"
+
+
+@pytest.mark.parametrize("name", ["punycode", "idna", "uu", "rot13", "unicode_escape"])
+def test_an_encoding_that_no_page_has_is_not_believed(name):
+    assert decode(f"<meta charset={name}>".encode() + b"\xe9t\xe9-", "text/html") == f"<meta charset={name}>été-"
+
+
+def test_a_table_is_parsed_row_by_row_as_markdown_it_does_without_its_cells():
+    text = (
+        "# h\n\nbefore\na|b\n-|-\n1|2\n3\n> q\n\n- |x|\n  |-|\n  |y|\n\nc|d\n-|-\n\n    |no|\n    |-|\n\n|a|\n|-|-|\n"
+    )
+
+    def rows(parser: MarkdownIt) -> list[tuple[str, list[int] | None]]:
+        found = [(token.type, token.map) for token in parser.parse(text)]
+        found = [block for block in found if block[0] not in CELLS and not block[0].endswith("_close")]
+        pairs = pairwise([("", None), *found])
+        return [block for before, block in pairs if (before[0], block[0]) != ("thead_open", "tr_open")]
+
+    assert rows(block_parser()) == rows(MarkdownIt("commonmark").enable("table"))
+    assert sum(kind == "tr_open" for kind, _ in rows(block_parser())) == 3
+
+
+def test_short_rows_of_a_wide_table_do_not_grow():
+    text = "|".join("a" * 181) + "\n" + "|".join("-" * 181) + "\n" + "b\n" * 355
+    assert len(block_parser().parse(text)) == 3 + 355 + 2
 
 
 def test_plain_text_is_one_section_named_by_its_file():

@@ -387,6 +387,31 @@ def test_a_page_nested_without_end_is_listed_and_does_not_stop_the_crawl(site, t
     assert time.monotonic() - started < 10
 
 
+def test_a_page_made_to_exhaust_the_parser_has_no_links_and_hides_what_was_below_it(site, tmp_path):
+    harm = "<p>" + "".join(f"<b c{i}>" for i in range(4000)) + "<p>x" * 4000
+    site.pages |= {"/": links("evil", "b"), "/evil": harm + links("c"), "/b": "<p>b"}
+    gaps: list[Gap] = []
+    assert [ref.source for ref in crawl(site.url, config(site), tmp_path, gaps)] == [
+        f"{site.url}/",
+        f"{site.url}/evil",
+        f"{site.url}/b",
+    ]
+    assert [(gap.by, gap.reason) for gap in gaps] == [
+        (f"{site.url}/evil", "its links cannot be read: needs more than 1 GiB of memory")
+    ]
+
+
+def test_links_of_a_large_page_are_followed_and_its_header_obeyed(site, tmp_path):
+    long = "<p>text" * 5000
+    site.pages |= {
+        "/": long + links("a", "b"),
+        "/a": (200, {"X-Robots-Tag": "noindex"}, long + links("c")),
+        "/b": (200, {"X-Robots-Tag": "nofollow"}, long + links("d")),
+    }
+    site.pages |= {"/c": "<p>c", "/d": "<p>d"}
+    assert crawled(site, tmp_path) == ["/", "/b", "/c"]
+
+
 # The next time
 
 
