@@ -16,7 +16,7 @@ from rag.cli_db import db
 from rag.cli_evaluate import evaluate
 from rag.cli_index import index, status
 from rag.cli_train import train
-from rag.errors import ConfigError, RagError
+from rag.errors import ConfigError, RagError, first_line
 from rag.records import Access
 from rag.terminal import AsJson, Collection, leave, out, print_json, settings_for
 
@@ -270,7 +270,7 @@ def run_command(command: Callable[[], Any]) -> int:
     except RagError as error:
         return _fail(str(error), 1)
     except (psycopg.OperationalError, PoolTimeout) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         return _fail(f"lost the database: {reason}; run the command again, what was done is kept", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; run the command again, it goes on where it stopped", 130)

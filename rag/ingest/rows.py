@@ -20,6 +20,7 @@ from rag.ingest.outline import trim
 from rag.records import DocumentRef, Gap, Section, to_json
 
 ROW = "application/x-row"
+MAX_META_CHARS = 1_000_000  # PostgreSQL's JSON takes a little more; nobody filters by so much
 ROW_FILES = ".jsonl .ndjson"  # and with .gz behind; for messages
 TEXT_FIELDS = ("text", "page_content", "contents", "content", "body", "passage", "document", "context", "abstract")
 ID_FIELDS = ("_id", "id", "doc_id", "docid", "pid")
@@ -62,9 +63,14 @@ def read_row(content: bytes, source: str) -> str:
         raise ExtractionError(f"expected the row with {asked}, found {found}: the file has changed; run again")
     try:
         used = {_text_field(row)} | ({"title"} if isinstance(row.get("title"), str) else set())
-        return to_json(_storable({name: value for name, value in row.items() if name not in used}))
+        meta = to_json(_storable({name: value for name, value in row.items() if name not in used}))
     except RecursionError:
         raise ExtractionError("expected metadata, found fields nested too deeply; flatten them") from None
+    if len(meta) > MAX_META_CHARS:
+        raise ExtractionError(
+            f"expected at most {MAX_META_CHARS} characters of fields besides the text, found {len(meta)}"
+        )
+    return meta
 
 
 def split_row(text: str, source: str) -> list[Section]:

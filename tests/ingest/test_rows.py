@@ -187,3 +187,11 @@ def test_a_listed_row_takes_little_memory_however_long_it_is(tmp_path):
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(refs) == 5000 and held / 5000 < 1000
+
+
+def test_fields_that_are_too_much_for_the_database_are_a_failure():
+    row = json.dumps({"id": 1, "text": "a", "numbers": [1] * 500_000}).encode()
+    with pytest.raises(
+        ExtractionError, match="expected at most 1000000 characters of fields besides the text, found 15"
+    ):
+        read_row(row, f"{ORIGIN}?id=1")
