@@ -24,13 +24,11 @@ from rag.index.chunking import chunk_with, needs_embedder
 from rag.index.embed import Embedder, load_embedder
 from rag.index.ledger import Failure, write_failures
 from rag.index.prefix import MakeComplete, add_prefixes
-from rag.index.store import Generation, IndexedDocument, Store
+from rag.index.store import REFUSALS, Generation, IndexedDocument, Store
 from rag.ingest.chunks import ChunkTools, chunk_section
 from rag.ingest.extract import extract
 from rag.ingest.sources import read_document
 from rag.records import Access, Chunk, DocumentRef, Section, to_json
-
-REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)  # of a document, for good
 
 
 def prepare(row: dict[str, Any], config: ChunkConfig, tools: Callable[[], ChunkTools] = ChunkTools) -> dict[str, Any]:

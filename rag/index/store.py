@@ -15,6 +15,8 @@ from rag.index.database import Pool, connect, open_pool
 from rag.records import Access, Chunk, Section, document_id, to_json
 
 DEFAULT_LANGUAGE = "english"  # of a collection that was not told another
+# What is wrong with the data, as PostgreSQL says it; ProgramLimitExceeded: something is too long for an index.
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
 WRITER_LOCK = 4  # advisory, with a generation's id: shared by who writes to it, exclusive for who drops it
 # PostgreSQL moves the vector out of a row of more than 2 kB, and a search that reads a hundred of them looks each up.
 WHOLE_ROWS = sql.SQL("with (toast_tuple_target = 4096)")
