@@ -28,6 +28,7 @@ URL_FIELDS = ("url", "source")  # many rows may come from one page
 QUERY_SAFE = "/:@!$'()*,;"  # beside letters, digits and -._~; RFC 3986 without what separates
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL and UTF-8 take neither
+LOGIN = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/?#]*@")  # of an address, for a source holds none
 LINE_ENDS = re.compile("\r\n?")
 
 
@@ -168,7 +169,7 @@ def _query(row: dict[str, Any]) -> str:
 def _name(value: Any) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool):
         return ""
-    return quote(_clean(str(value)).strip(), safe=QUERY_SAFE)
+    return quote(LOGIN.sub(r"\1", _clean(str(value)).strip()), safe=QUERY_SAFE)
 
 
 def _metadata(row: dict[str, Any]) -> dict[str, Any]:
