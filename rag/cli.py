@@ -16,9 +16,9 @@ from rag.cli_db import db
 from rag.cli_evaluate import evaluate
 from rag.cli_index import index, status
 from rag.cli_train import train
-from rag.errors import ConfigError, RagError
+from rag.errors import ConfigError, RagError, first_line
 from rag.records import Access
-from rag.terminal import AsJson, Collection, leave, out, print_json, settings_for
+from rag.terminal import AsJson, Collection, PlainFormatter, leave, out, plain, print_json, settings_for
 
 # Errors that tell what went wrong are ours to print; a help page is typer's. Rich markup stays off in help texts.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
@@ -270,7 +270,7 @@ def run_command(command: Callable[[], Any]) -> int:
     except RagError as error:
         return _fail(str(error), 1)
     except (psycopg.OperationalError, PoolTimeout) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         return _fail(f"lost the database: {reason}; run the command again, what was done is kept", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; run the command again, it goes on where it stopped", 130)
@@ -281,7 +281,7 @@ def run_command(command: Callable[[], Any]) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {plain(message)}", file=sys.stderr)
     return status
 
 
@@ -291,7 +291,9 @@ def main() -> None:
     level = os.environ.get("RAG_LOG", "WARNING").upper()
     if level not in logging.getLevelNamesMapping():
         sys.exit(_fail(f"RAG_LOG: expected DEBUG, INFO, WARNING or ERROR; found {level!r}", 2))
-    logging.basicConfig(level=level, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter(logging.BASIC_FORMAT))
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         status = run_command(app)
     except SystemExit as end:

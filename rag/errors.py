@@ -66,3 +66,8 @@ class Overloaded(RagError):
 
 class GenerationError(RagError):
     """The LLM gave no answer."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, without the lines that explain it to its own users."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

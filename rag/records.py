@@ -39,7 +39,7 @@ class Access:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DocumentRef:
     """A document that a source has listed and nobody has read yet: where to read it, or its `content`.
 

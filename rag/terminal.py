@@ -3,7 +3,9 @@
 import atexit
 import contextlib
 import json
+import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,29 @@ from rich.console import Console
 
 from rag.config import Settings, load_settings
 
-out = Console(highlight=False, soft_wrap=True)
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but the end of a line and the tab
+
+
+def plain(text: str) -> str:
+    """`text` for a terminal: a document's own control characters would set its title or its colours."""
+    return CONTROL.sub("", text)
+
+
+class PlainConsole(Console):
+    """Prints markup and text, whose control characters it leaves out: colours come from markup alone."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(plain(item) if isinstance(item, str) else item for item in objects), **options)
+
+
+class PlainFormatter(logging.Formatter):
+    """One line a record, as `logging.basicConfig` has it, without the control characters of what it reports."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+out = PlainConsole(highlight=False, soft_wrap=True)
 
 Collection = Annotated[str | None, typer.Option("--collection", "-c", help="Which corpus. [default: default]")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -45,7 +69,8 @@ def open_store(settings: Settings) -> Iterator[Any]:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    print(CONTROL.sub(lambda control: f"\\u{ord(control[0]):04x}", text))  # those that JSON leaves as they are
 
 
 def leave(status: int) -> NoReturn:

@@ -151,26 +151,25 @@ def _plan(  # noqa: PLR0913 - what there is, and what the caller allows
     """Raises SourceError, IndexMismatch, NotAllowed where the collection would lose what it should not."""
     existing = generations(store, settings.collection)
     live = next((g for g in existing if g.is_live), None)
-    stored = store.stored_documents(store.ensure_collection(settings.collection))
-    sources = {document.source for document in stored.values()}
+    config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()} | generation_part(settings.context)
+    made_so = [g.generation_id for g in existing if (g.config, g.fingerprint) == (config, asdict(fingerprint))]
+    known = store.documents(store.ensure_collection(settings.collection), made_so[0] if made_so else None)
+    sources = {document.source for document in known.values()}
     listing = replace(listing, gaps=()) if force else without_idle_gaps(listing, sources)
     if prune and not force:
         refuse_great_loss(listing, sources)
         _warn_of_gaps(listing, sources)
     if not force:
-        refuse_move(listing, stored)
-    config = {"extractor": EXTRACTOR_VERSION, "chunk": settings.chunk.model_dump()} | generation_part(settings.context)
-    if live and not force and (live.config, live.fingerprint) != (config, asdict(fingerprint)):
+        refuse_move(listing, known)
+    if live and not force and live.generation_id not in made_so:
         _refuse_unlisted(store, live, _described(config, fingerprint.model), listing, prune)
     generation = ensure_generation(store, settings.collection, config, asdict(fingerprint), fingerprint.dim)
-    known = store.known_documents(generation)
     if retry_failed and settings.context.llm:
         known = _lacking_as_changed(store, generation, known)
     changes = compare(
         listing,
         known,
         {f.source: f for f in ledger.failures(store, generation)},
-        stored,
         prune=prune,
         retry_failed=retry_failed,
         deduplicate=settings.ingest.deduplicate,
@@ -213,7 +212,7 @@ def _check_context(settings: Settings, contextualize: MakeComplete | None) -> No
 def _lacking_as_changed(store: Store, generation: Generation, known: dict[str, Known]) -> dict[str, Known]:
     """Documents with chunks that lack their prefix count as changed."""
     lacking = documents_lacking(store, generation)
-    return {doc_id: replace(d, content_hash="") if doc_id in lacking else d for doc_id, d in known.items()}
+    return {doc_id: d._replace(content_hash="") if doc_id in lacking else d for doc_id, d in known.items()}
 
 
 def _remembered(store: Store, settings: Settings) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from rag.config import RayConfig
-from rag.errors import ResourceError
+from rag.errors import ResourceError, first_line
 
 TASK_CPUS = 0.25  # extract and write mostly wait; a whole CPU each would starve the embedders (docs/architecture.md)
 
@@ -100,7 +100,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         else:
             ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:  # a node that does not come up in time is a plain Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if config.address == "local":
             raise ResourceError(
                 f"Ray did not start: {reason}; run the command again when the machine is less busy"

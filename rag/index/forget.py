@@ -47,7 +47,7 @@ def forget(sources: Sequence[str], settings: Settings) -> Forgotten:
             def goes(source: str) -> bool:
                 return _is_within_any(source, roots) and not _is_within_any(source, others)
 
-            doc_ids = [doc_id for doc_id, d in store.stored_documents(collection_id).items() if goes(d.source)]
+            doc_ids = [doc_id for doc_id, d in store.documents(collection_id).items() if goes(d.source)]
             check_lock()
             removed = store.remove_documents(collection_id, doc_ids)
             ledger.forget_origins(store, collection_id, forgotten)

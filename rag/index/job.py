@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from rag.config import ContextConfig, Settings
@@ -31,7 +32,9 @@ SMALL_JOB_BYTES = 200_000  # about 350 chunks, five seconds of work; Ray and its
 # A batch is what a kill can undo, so it is a small part of the whole; yet enough to sort by length (about 40 chunks).
 BATCH_SHARE, MIN_BATCH_BYTES, MAX_BATCH_BYTES = 1 / 60, 20_000, 300_000
 MAX_BATCH = 256  # documents
-NO_PROGRESS_TIMEOUT_S = 600.0  # a stalled job is an error, not a hang; loading a model takes tens of seconds
+PORTION_CHARS = 4_000_000  # of extracted text that a small job holds at once
+# A stalled job is an error, not a hang; the chunks of the largest document allowed take ten minutes to embed.
+NO_PROGRESS_TIMEOUT_S = 3600.0
 NO_PREFIX_TIMEOUT_S = 86_400.0  # an LLM may take hours for the chunks of one large document; it has timeouts of its own
 MAX_PREFIX_TASKS = 4  # that share the requests at once
 MAX_READ_TASKS = 4  # that send this machine's files to the others
@@ -72,6 +75,7 @@ def run_job(
             rows = _rows_made_here(documents, prepared, settings, (generation, store), contextualize)
             return _gather(rows, 1, progress)
         import ray
+        from ray.data.exceptions import ExecutionTimeoutError
 
         with ray_session(settings.ray):
             free = free_cpus()
@@ -93,7 +97,7 @@ def run_job(
             )
             try:
                 return _gather(dataset.iter_rows(), plan.num_actors, progress)
-            except (ray.exceptions.RayError, SystemError) as error:
+            except (ray.exceptions.RayError, ExecutionTimeoutError, SystemError) as error:
                 raise _plain(error) from error
             finally:
                 del dataset
@@ -107,15 +111,31 @@ def _rows_made_here(
     target: tuple[Generation, Store],
     contextualize: MakeComplete | None,
 ) -> Iterator[dict[str, Any]]:
-    """The stages without Ray, on one batch of everything."""
+    """The stages without Ray."""
     import pyarrow as pa
 
     generation, store = target
-    batch = pa.Table.from_pylist([prepared(asdict(ref)) for ref in documents])
-    if contextualize is not None:
-        batch = add_prefixes(batch, lambda: store, settings.context, contextualize)
-    embed = EmbedChunks(*_embedder_arguments(settings, usable_cpus()))
-    yield from write_batch(embed(batch), lambda: store, generation).to_pylist()
+    embed: EmbedChunks | None = None  # loaded when the first documents have been read: they may all fail
+    for rows in _portions(prepared(asdict(ref)) for ref in documents):
+        batch = pa.Table.from_pylist(rows)
+        if contextualize is not None:
+            batch = add_prefixes(batch, lambda: store, settings.context, contextualize)
+        embed = embed or EmbedChunks(*_embedder_arguments(settings, usable_cpus()))
+        yield from write_batch(embed(batch), lambda: store, generation).to_pylist()
+
+
+def _portions(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Few of them, if not one: small files may hold much text."""
+    portion: list[dict[str, Any]] = []
+    num_chars = 0
+    for row in rows:
+        portion.append(row)
+        num_chars += len(row["sections"])
+        if num_chars > PORTION_CHARS:
+            yield portion
+            portion, num_chars = [], 0
+    if portion:
+        yield portion
 
 
 def _gather(rows: Iterable[dict[str, Any]], num_actors: int, progress: Progress) -> JobResult:
@@ -137,6 +157,7 @@ def _gather(rows: Iterable[dict[str, Any]], num_actors: int, progress: Progress)
 
 def _source(documents: Sequence[DocumentRef], num_blocks: int, settings: Settings) -> Any:
     """The rows of the listed documents; with their bytes, where other machines cannot read this one's files."""
+    import pyarrow as pa
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -144,7 +165,12 @@ def _source(documents: Sequence[DocumentRef], num_blocks: int, settings: Setting
     context.enable_progress_bars = False
     timeout_s = NO_PREFIX_TIMEOUT_S if settings.context.llm else NO_PROGRESS_TIMEOUT_S
     context.execution_no_progress_timeout_s = timeout_s  # read when the Dataset is built
-    rows = ray.data.from_items([asdict(ref) for ref in documents], override_num_blocks=num_blocks)
+    # Blocks of Arrow at once: as Python objects the rows of a million documents would take half a gigabyte.
+    ends = [len(documents) * (block + 1) // num_blocks for block in range(num_blocks)]
+    blocks = [
+        pa.Table.from_pylist([asdict(ref) for ref in documents[start:end]]) for start, end in pairwise([0, *ends])
+    ]
+    rows = ray.data.from_arrow(blocks)
     if num_hosts() == 1 or settings.ray.shared_files:
         return rows
     if settings.database_url is None:

@@ -158,7 +158,7 @@ def write_failures(store: Store, generation: Generation, failed: Sequence[Failur
     with store.pool.connection() as conn, conn.cursor() as cur:
         cur.executemany(
             "insert into failures (generation_id, source, reason, content_hash, seconds) values (%s, %s, %s, %s, %s)"
-            " on conflict (generation_id, source) do update set reason = excluded.reason,"
+            " on conflict (generation_id, md5(source)) do update set reason = excluded.reason,"
             " content_hash = excluded.content_hash, seconds = excluded.seconds, failed_at = now()",
             [(generation.generation_id, f.source, _storable(f.reason), f.content_hash, f.seconds) for f in failed],
         )

@@ -11,7 +11,7 @@ from itertools import islice
 from rag.config import Settings
 from rag.errors import ExtractionError, NotAllowed, SourceError
 from rag.index.ledger import Failure
-from rag.index.store import Known, Stored
+from rag.index.store import Known
 from rag.ingest.access import choose_access, with_access
 from rag.ingest.sources import (
     canonical_source,
@@ -133,12 +133,12 @@ def refuse_great_loss(listing: Listing, sources: Collection[str]) -> None:
             )
 
 
-def refuse_move(listing: Listing, stored: Mapping[str, Stored]) -> None:
-    """Raises NotAllowed where documents belong to another tenant than the run says. `stored` is by doc_id."""
+def refuse_move(listing: Listing, known: Mapping[str, Known]) -> None:
+    """Raises NotAllowed where documents belong to another tenant than the run says. `known` is by doc_id."""
     refs = [ref for ref in listing.documents.values() if not ref.own_access]
-    moved = [ref for ref in refs if (d := stored.get(document_id(ref.source))) and d.tenant != ref.tenant]
+    moved = [ref for ref in refs if (d := known.get(document_id(ref.source))) and d.access.tenant != ref.tenant]
     if moved:
-        owner = stored[document_id(moved[0].source)].tenant
+        owner = known[document_id(moved[0].source)].access.tenant
         raise NotAllowed(
             f"{len(moved)} documents belong to another tenant than {moved[0].tenant!r}: {moved[0].source} to {owner!r},"
             " say; nothing was changed. --force moves them, another --collection holds both"
@@ -149,28 +149,27 @@ def compare(  # noqa: PLR0913 - everything that bears on the decision
     listing: Listing,
     known: dict[str, Known],
     failed: dict[str, Failure],
-    stored: Mapping[str, Stored],
     *,
     prune: bool = True,
     retry_failed: bool = False,
     deduplicate: bool = False,
     may_move: bool = False,
 ) -> Changes:
-    """What there is to do. `known` (of one generation) and `stored` (of the collection) are by doc_id, `failed` by
-    source.
+    """What there is to do. `known` is by doc_id, and has every document of the collection; `failed` is by source.
 
     What failed before is not tried again with the same bytes, unless `retry_failed`. A row that moves to another tenant
-    than the stored one is a failure, unless it `may_move`. Equal documents of two types are no duplicates: one reader
+    than the known one is a failure, unless it `may_move`. Equal documents of two types are no duplicates: one reader
     may fail where the other does not.
     """
     changes = Changes()
     first_with: dict[tuple[str, str, Access], str] = {}  # what the same callers see -> source
     for ref, read in _read_all(listing.documents.values()):
         doc_id = document_id(ref.source)
-        if error := read.error or ("" if may_move else _move(read.access, stored.get(doc_id))):
+        before = known.get(doc_id)
+        if error := read.error or ("" if may_move else _move(read.access, before)):
             changes.failures.append(Failure(ref.source, error))
             continue
-        before = known.get(doc_id)
+        before = None if before is None or before.content_hash is None else before
         if first_with.setdefault((read.content_hash, ref.mime, read.access), ref.source) != ref.source:
             changes.num_duplicates += 1
             if deduplicate:
@@ -179,7 +178,7 @@ def compare(  # noqa: PLR0913 - everything that bears on the decision
                 continue
         _sort(changes, ref, read, before, None if retry_failed else failed.get(ref.source))
     if prune:
-        changes.vanished += sorted(doc_id for doc_id, d in stored.items() if listing.lost(d.source))
+        changes.vanished += sorted(doc_id for doc_id, d in known.items() if listing.lost(d.source))
     return changes
 
 
@@ -206,11 +205,11 @@ def _sort(changes: Changes, ref: DocumentRef, read: _Read, before: Known | None,
         changes.num_bytes += read.num_bytes
 
 
-def _move(access: Access, before: Stored | None) -> str:
+def _move(access: Access, before: Known | None) -> str:
     """Why a row cannot have the tenant that it names; "" where it can."""
-    if before is None or before.tenant == access.tenant:
+    if before is None or before.access.tenant == access.tenant:
         return ""
-    return f"belongs to tenant {before.tenant!r}, the row says {access.tenant!r}; --force moves it"
+    return f"belongs to tenant {before.access.tenant!r}, the row says {access.tenant!r}; --force moves it"
 
 
 def _read_all(refs: Iterable[DocumentRef]) -> Iterator[tuple[DocumentRef, _Read]]:

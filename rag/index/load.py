@@ -38,7 +38,7 @@ from rag.index.dump_format import (
 )
 from rag.index.history import write_history
 from rag.index.hnsw import MIN_CHUNKS, STATS, choose_parameters, create_hnsw, measure_hnsw
-from rag.index.store import WHOLE_ROWS, Generation, Store, scalar
+from rag.index.store import REFUSALS, WHOLE_ROWS, Generation, Store, scalar
 from rag.progress import Progress
 from rag.records import to_json
 
@@ -46,8 +46,7 @@ NORM_TOLERANCE = 1e-3
 LOAD_LOCK = 3  # advisory, with a hash of the collection's name
 JSONB_VERSION = b"\x01"  # leads jsonb's binary form; the rest is its text
 
-# What is wrong with the data, as PostgreSQL says it; ProgramLimitExceeded: a name is too long for an index.
-REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, UnicodeError, OverflowError)
+REFUSED = (*REFUSALS, UnicodeError, OverflowError)  # what is wrong with the data of a dump
 
 # Not `like chunks`: that holds a lock which whoever starts another generation would wait for.
 _CHUNKS_TABLE = """

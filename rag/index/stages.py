@@ -19,12 +19,12 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from rag.config import ChunkConfig, ContextConfig, EmbedConfig
-from rag.errors import ExtractionError
+from rag.errors import ExtractionError, first_line
 from rag.index.chunking import chunk_with, needs_embedder
 from rag.index.embed import Embedder, load_embedder
 from rag.index.ledger import Failure, write_failures
 from rag.index.prefix import MakeComplete, add_prefixes
-from rag.index.store import Generation, IndexedDocument, Store
+from rag.index.store import REFUSALS, Generation, IndexedDocument, Store
 from rag.ingest.chunks import ChunkTools, chunk_section
 from rag.ingest.extract import extract
 from rag.ingest.sources import read_document
@@ -134,15 +134,17 @@ def write_batch(batch: Any, open_store: Callable[[], Store], generation: Generat
 
     rows = batch.to_pylist()
     documents = [_indexed(row, generation.dim) for row in rows if not row["error"]]
-    failed = [Failure(r["source"], r["error"], r["content_hash"], r["seconds"]) for r in rows if r["error"]]
+    refused: dict[str, str] = {}
     lost = ""  # a value, since Ray Data's own exception arrives without its cause
     try:
         store = open_store()
-        store.write_documents(generation, documents)
+        refused = _store_what_can_be(store, generation, documents)
+        rows = [row | {"error": row["error"] or refused.get(row["source"], "")} for row in rows]
+        failed = [Failure(r["source"], r["error"], r["content_hash"], r["seconds"]) for r in rows if r["error"]]
         write_failures(store, generation, failed)
     except (psycopg.OperationalError, PoolTimeout) as error:
-        lost = (str(error).strip() or type(error).__name__).splitlines()[0]
-    num_chunks = {d.source: len(d.chunks) for d in documents}
+        lost = first_line(error)
+    num_chunks = {d.source: len(d.chunks) for d in documents if d.source not in refused}
     keep = ("source", "error", "content_hash", "seconds", "embed_start", "embed_end", "num_truncated", "prefixes")
     return pa.Table.from_pylist(
         [
@@ -150,6 +152,20 @@ def write_batch(batch: Any, open_store: Callable[[], Store], generation: Generat
             for row in rows
         ]
     )
+
+
+def _store_what_can_be(store: Store, generation: Generation, documents: Sequence[IndexedDocument]) -> dict[str, str]:
+    """Writes the documents at once, or each by itself where the database refuses one; source -> why, of those."""
+    refused = {}
+    try:
+        store.write_documents(generation, documents)
+    except REFUSALS:
+        for document in documents:
+            try:
+                store.write_documents(generation, [document])
+            except REFUSALS as error:
+                refused[document.source] = f"refused by the database: {first_line(error)}"
+    return refused
 
 
 @cache

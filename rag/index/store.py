@@ -15,6 +15,8 @@ from rag.index.database import Pool, connect, open_pool
 from rag.records import Access, Chunk, Section, document_id, to_json
 
 DEFAULT_LANGUAGE = "english"  # of a collection that was not told another
+# What is wrong with the data, as PostgreSQL says it; ProgramLimitExceeded: something is too long for an index.
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
 WRITER_LOCK = 4  # advisory, with a generation's id: shared by who writes to it, exclusive for who drops it
 # PostgreSQL moves the vector out of a row of more than 2 kB, and a search that reads a hundred of them looks each up.
 WHOLE_ROWS = sql.SQL("with (toast_tuple_target = 4096)")
@@ -66,20 +68,12 @@ class IndexedDocument:
         return document_id(self.source)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the store has of one document: enough to tell whether it changed."""
+class Known(NamedTuple):
+    """What the store has of one document: enough to tell whether it changed. Millions of them fit into memory."""
 
     source: str
-    content_hash: str
+    content_hash: str | None  # None where the generation in question does not have it
     access: Access = Access()
-
-
-class Stored(NamedTuple):
-    """Where a document of the collection is from, and whose it is."""
-
-    source: str
-    tenant: str = ""
 
 
 class Store:
@@ -136,24 +130,27 @@ class Store:
 
     # Documents
 
-    def known_documents(self, generation: Generation) -> dict[str, Known]:
-        """doc_id -> what this generation holds of it."""
-        with self.pool.connection() as conn:
-            rows = conn.execute(
-                "select m.doc_id, d.source, m.content_hash, d.tenant, d.labels"
-                " from generation_documents m join documents d on d.collection_id = %s and d.doc_id = m.doc_id"
-                " where m.generation_id = %s",
-                [generation.collection_id, generation.generation_id],
+    def documents(self, collection_id: int, generation_id: int | None = None) -> dict[str, Known]:
+        """doc_id -> what the store has of it, for every document of the collection."""
+        access: dict[tuple[str, tuple[str, ...]], Access] = {}  # few, for many documents
+        found = {}
+        with self.pool.connection() as conn, conn.cursor(name="documents") as rows:
+            rows.itersize = 10_000
+            rows.execute(
+                "select d.doc_id, d.source, m.content_hash, d.tenant, d.labels from documents d"
+                " left join generation_documents m on m.generation_id = %s and m.doc_id = d.doc_id"
+                " where d.collection_id = %s",
+                [generation_id, collection_id],
             )
-            return {row[0]: Known(row[1], row[2], Access(row[3], tuple(row[4]))) for row in rows}
+            for doc_id, source, content_hash, tenant, labels in rows:
+                key = tenant, tuple(labels)
+                found[doc_id] = Known(source, content_hash, access.setdefault(key, Access(*key)))
+        return found
 
-    def stored_documents(self, collection_id: int) -> dict[str, Stored]:
-        """doc_id -> what every generation has of it: all documents of the collection."""
-        with self.pool.connection() as conn:
-            rows = conn.execute(
-                "select doc_id, source, tenant from documents where collection_id = %s", [collection_id]
-            )
-            return {doc_id: Stored(source, tenant) for doc_id, source, tenant in rows}
+    def known_documents(self, generation: Generation) -> dict[str, Known]:
+        """Those of the documents that the generation has."""
+        every = self.documents(generation.collection_id, generation.generation_id)
+        return {doc_id: document for doc_id, document in every.items() if document.content_hash is not None}
 
     def lacking(self, generation: Generation, live: Generation) -> dict[str, str]:
         """doc_id -> source, of the documents that `live` has and `generation` has not."""

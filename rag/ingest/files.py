@@ -19,6 +19,10 @@ from rag.records import content_id
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 BLOCK_BYTES = 1 << 20
+# A folder to go through, not to list, where the system knows the difference.
+FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+MAX_UNPACKED_BYTES = 10 * 10**9  # of a compressed file of rows
+MAX_PACKED, MANY_BYTES = 200, 100 * 10**6  # how often smaller packed text may be; so little does no harm in any case
 KEEP_S = 86_400.0  # an older copy may be what a job still reads
 
 
@@ -45,13 +49,13 @@ def read_file(name: str, start: int = 0, end: int | None = None) -> bytes:
     """The bytes from `start` to `end`; ExtractionError with the reason where there are none to be had."""
     path = local_path(name)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise ExtractionError(f"expected a regular file, found something else at {storable(path)}")
-        size = (status.st_size if end is None else end) - start
-        if size > MAX_DOCUMENT_BYTES:
-            raise too_large(size)
-        with open(path, "rb") as file:
+        with open(_opened(path), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ExtractionError(f"expected a regular file, found something else at {storable(path)}")
+            size = (status.st_size if end is None else end) - start
+            if size > MAX_DOCUMENT_BYTES:
+                raise too_large(size)
             file.seek(start)
             content = file.read(size if end is not None else MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
@@ -63,13 +67,33 @@ def read_file(name: str, start: int = 0, end: int | None = None) -> bytes:
     return content
 
 
+def resolved(path: Path) -> Path:
+    """Where `path` is, no part of it a link: what `read_file` takes."""
+    return Path(os.path.realpath(path))
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of `path`, no part of which may be a link: one put there since it was listed may lead anywhere.
+
+    Opening a pipe does not wait, so what is opened need not be a file.
+    """
+    folder = os.open("/", FOLDER)
+    try:
+        for part in path.parts[1:-1]:
+            above, folder = folder, os.open(part, FOLDER, dir_fd=folder)
+            os.close(above)
+        return os.open(path.name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def too_large(num_bytes: int) -> ExtractionError:
     return ExtractionError(f"expected at most {MAX_DOCUMENT_BYTES} bytes, found {num_bytes}; split the file")
 
 
 def cache_folder(cache: Path, kind: str, source: str) -> Path:
-    """The folder that belongs to one source, made if need be."""
-    folder = cache / f"{kind}-{content_id(source)}"
+    """The folder that belongs to one source, made if need be. Resolved, as what is in it will be read."""
+    folder = resolved(cache) / f"{kind}-{content_id(source)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -102,6 +126,20 @@ def keep(folder: Path, blocks: Iterable[bytes], name: str = "") -> Path:
         raise
     forget_old(folder, path)
     return path
+
+
+def unpacked(blocks: Iterable[bytes], packed_bytes: int, shown: str) -> Iterator[bytes]:
+    """`blocks`, decompressed from so many bytes, as they are; SourceError where they are more than a disk is for."""
+    limit = min(MAX_UNPACKED_BYTES, MAX_PACKED * packed_bytes + MANY_BYTES)
+    num_bytes = 0
+    for block in blocks:
+        num_bytes += len(block)
+        if num_bytes > limit:
+            raise SourceError(
+                f"{shown}: expected at most {limit} bytes, unpacked from {packed_bytes}, found more;"
+                " unpack it yourself and name the file"
+            )
+        yield block
 
 
 def forget_old(folder: Path, current: Path) -> None:

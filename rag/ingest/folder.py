@@ -3,6 +3,7 @@
 Nothing outside the named folder is listed: a link that leaves it goes to the ledger.
 """
 
+import contextlib
 import gzip
 import os
 import zlib
@@ -10,7 +11,17 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from rag.errors import SourceError
-from rag.ingest.files import BLOCK_BYTES, cache_folder, forget_old, keep, local_path, locked, storable
+from rag.ingest.files import (
+    BLOCK_BYTES,
+    cache_folder,
+    forget_old,
+    keep,
+    local_path,
+    locked,
+    resolved,
+    storable,
+    unpacked,
+)
 from rag.ingest.mimes import SUPPORTED, mime_of
 from rag.ingest.rows import ROW_FILES, is_row_file, list_rows
 from rag.records import DocumentRef, Gap, content_id
@@ -29,10 +40,12 @@ def list_path(source: str, cache: Path, gaps: list[Gap] | None = None) -> Iterat
         return at_least_one(_walk_folder(path), shown)
     if not os.path.exists(path):
         raise SourceError(f"{shown}: expected a folder or a file, found nothing; check the path{_git_hint(source)}")
+    if not os.path.isfile(path):  # a pipe or a device may never end
+        raise SourceError(f"{shown}: expected a folder or a file, found something else; name a regular file")
     if is_row_file(path.name):
-        return list_rows(_seekable(path, cache), path.as_uri(), gaps)
+        return list_rows(resolved(_seekable(path, cache)), path.as_uri(), gaps)
     check_supported(shown, path.name)
-    return iter([_file_ref(path)])
+    return iter([_file_ref(path, resolved(path))])
 
 
 def check_supported(shown: str, name: str) -> None:
@@ -63,20 +76,27 @@ def kept_folders(folders: Collection[str], files: Collection[str]) -> list[str]:
 
 
 def _walk_folder(folder: Path) -> Iterator[DocumentRef]:
-    root = os.path.realpath(folder)
+    root = resolved(folder)
     for here, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders[:] = kept_folders(folders, names)
         links = [Path(here, name) for name in folders if os.path.islink(os.path.join(here, name))]
-        yield from (_outside(link, folder) for link in links if not _is_inside(link, root))
+        yield from (_outside(link, folder) for link in links if not _place(link, folder, root).is_relative_to(root))
         for name in sorted(names):
-            path = Path(here, name)
             if name[0] != "." and mime_of(name):
-                leaves = path.is_symlink() and not _is_inside(path, root)
-                yield _outside(path, folder) if leaves else _file_ref(path)
+                yield _listed(Path(here, name), folder, root)
 
 
-def _is_inside(path: Path, root: str) -> bool:
-    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(root, ""))
+def _listed(path: Path, folder: Path, root: Path) -> DocumentRef:
+    """The name as it is, the place as it was resolved once: what is put there later is not followed elsewhere."""
+    place = _place(path, folder, root)
+    return _file_ref(path, place) if place.is_relative_to(root) else _outside(path, folder)
+
+
+def _place(path: Path, folder: Path, root: Path) -> Path:
+    if path.is_symlink():
+        with contextlib.suppress(OSError):  # replaced meanwhile, by something that is no link
+            return resolved(path)
+    return root / path.relative_to(folder)
 
 
 def _outside(link: Path, folder: Path) -> DocumentRef:
@@ -89,8 +109,8 @@ def _refuse_folder(error: OSError) -> None:
     raise SourceError(f"{shown}: expected a readable folder, found {reason}; fix its permissions")
 
 
-def _file_ref(path: Path) -> DocumentRef:
-    return DocumentRef(path.as_uri(), mime_of(path.name), path=storable(path))
+def _file_ref(path: Path, place: Path) -> DocumentRef:
+    return DocumentRef(path.as_uri(), mime_of(path.name), path=storable(place))
 
 
 def _seekable(path: Path, cache: Path) -> Path:
@@ -106,7 +126,8 @@ def _seekable(path: Path, cache: Path) -> Path:
             return copy
         try:
             with gzip.open(path) as file:
-                return keep(folder, iter(lambda: file.read(BLOCK_BYTES), b""), copy.name)
+                blocks = iter(lambda: file.read(BLOCK_BYTES), b"")
+                return keep(folder, unpacked(blocks, status.st_size, storable(path)), copy.name)
         except (OSError, EOFError, zlib.error) as error:
             raise SourceError(f"{storable(path)}: expected gzip, found {error}; compress it again") from None
 

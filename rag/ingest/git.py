@@ -31,6 +31,9 @@ DATA = {"application/json", "application/yaml", "application/toml"}
 MAX_CODE_BYTES = 1 << 20  # a larger file of code or data was not written by hand
 LOOK_BYTES = 8000  # where git looks for the NUL that makes a file binary
 UTF_16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+MAX_ENTRIES = 1_000_000  # of a commit's tree, folders counted: ten trees inside each other may stand for any number
+MAX_LISTING_BYTES = 128 * 2**20  # of their names
+MAX_KEPT_BYTES = 10 * 2**30  # of a commit's documents; a small pack may hold any number
 ASK_S, FETCH_S, LOCAL_S = 60.0, 3600.0, 600.0
 
 log = logging.getLogger(__name__)
@@ -57,10 +60,12 @@ def list_repository(source: str, cache: Path) -> Iterator[DocumentRef]:
     try:
         with locked(folder):
             commit = _fetch(repo, folder)
-            tracked = _tracked(folder, commit)
+            tracked = _tracked(repo, folder, commit)
             documents = _documents(repo, tracked)
             files = _written_by_hand(folder, tracked, [file for file in documents if not _left_out(repo, file)])
-            _copy_blobs(folder, [file.blob for file in files if file.size <= MAX_DOCUMENT_BYTES])
+            kept = {file.blob: file.size for file in files if file.size <= MAX_DOCUMENT_BYTES}
+            _refuse_bulk(repo, sum(kept.values()))
+            _copy_blobs(folder, kept)
     except (GitFailed, OSError) as error:
         raise SourceError(
             f"{repo.origin}: expected a repository that can be fetched, found this: {error};"
@@ -120,16 +125,41 @@ def _resolve(repo: Repository) -> tuple[str, str]:
 # Its files
 
 
-def _tracked(folder: Path, commit: str) -> list[TrackedFile]:
+def _tracked(repo: Repository, folder: Path, commit: str) -> list[TrackedFile]:
     """All files of the commit; no links, no submodules."""
-    listing = run_git(["ls-tree", "-r", "-z", "-l", "--full-tree", commit], LOCAL_S, folder / "store")
+    # -t names the folders too: a tree without files would otherwise be walked in silence, for ever
+    arguments = ["ls-tree", "-r", "-t", "-z", "-l", "--full-tree", commit]
     files = []
-    for line in listing.split(b"\0")[:-1]:
-        about, _, path = line.partition(b"\t")
-        mode, _, blob, size = about.split()
-        if mode in FILES:
-            files.append(TrackedFile(path, blob.decode(), int(size)))
+    with stream_git(arguments, folder / "store", b"") as listing:
+        for line in _listed(repo, listing):
+            about, _, path = line.partition(b"\t")
+            mode, _, blob, size = about.split()
+            if mode in FILES:
+                files.append(TrackedFile(path, blob.decode(), int(size)))
     return files
+
+
+def _listed(repo: Repository, listing: IO[bytes]) -> Iterator[bytes]:
+    """The entries, which a NUL ends each, while they are no more than a repository has."""
+    num_entries, num_bytes, rest = 0, 0, b""
+    while block := listing.read(BLOCK_BYTES):
+        *entries, rest = (rest + block).split(b"\0")
+        num_entries += len(entries)
+        num_bytes += len(block)
+        if num_entries > MAX_ENTRIES or num_bytes > MAX_LISTING_BYTES:
+            raise SourceError(
+                f"{repo.origin}: expected at most {MAX_ENTRIES} files and folders, their names in"
+                f" {MAX_LISTING_BYTES} bytes, found more; ingest a clone's folders one by one"
+            )
+        yield from entries
+
+
+def _refuse_bulk(repo: Repository, num_bytes: int) -> None:
+    if num_bytes > MAX_KEPT_BYTES:
+        raise SourceError(
+            f"{repo.origin}: expected at most {MAX_KEPT_BYTES} bytes of documents, found {num_bytes};"
+            " name one of its folders: #subdirectory=docs"
+        )
 
 
 def _documents(repo: Repository, tracked: list[TrackedFile]) -> list[TrackedFile]:

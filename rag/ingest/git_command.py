@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import IO
 
 # what a surrounding git (a hook that runs us) would redirect; and an answer for every question
@@ -26,7 +27,12 @@ UNSET = (
     "GIT_ASKPASS",
     "SSH_ASKPASS",
 )
-SET = ("GIT_TERMINAL_PROMPT=0", "SSH_ASKPASS_REQUIRE=never", "GIT_NO_REPLACE_OBJECTS=1", "LC_ALL=C")
+SET = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "SSH_ASKPASS_REQUIRE": "never",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "LC_ALL": "C",
+}
 CONFIG = (
     "core.hooksPath=/dev/null",
     "core.symlinks=false",
@@ -47,7 +53,6 @@ CONFIG = (
 )
 LOGIN = 'printf "username=%s\\npassword=%s\\n" "$RAG_GIT_USER" "$RAG_GIT_PASSWORD"'
 LOGIN_HELPER = '!f() { test "$1" = get && ' + LOGIN + "; }; f"
-NOT_FOUND = 127  # env's exit status where there is no such program
 
 
 class GitFailed(Exception):
@@ -63,24 +68,13 @@ def run_git(
     index: Path | None = None,
 ) -> bytes:
     """The standard output of `git arguments` in the bare repository `store`. GitFailed with the reason."""
-    sets = [f"GIT_INDEX_FILE={index}"] if index else []
-    if login:
-        sets += [f"RAG_GIT_USER={login[0]}", f"RAG_GIT_PASSWORD={login[1]}"]
-    process = subprocess.Popen(
-        _command(arguments, store, sets),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # no terminal, so neither git nor ssh can ask; and one group to end
-    )
+    process = _start(_command(arguments, store, login), _environment(login, index), PIPE, PIPE)
     try:
         output, errors = process.communicate(stdin, timeout_s)
     except subprocess.TimeoutExpired:
         raise GitFailed(f"git {arguments[0]}: no end within {timeout_s:g} s") from None
     finally:
         _end(process)
-    if process.returncode == NOT_FOUND:
-        raise GitFailed("no git on this machine; install it (apt-get install git)")
     if process.returncode:
         raise GitFailed(_reason(arguments[0], errors, login))
     return output
@@ -92,8 +86,7 @@ def stream_git(arguments: Sequence[str], store: Path, stdin: bytes) -> Iterator[
     with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as errors:
         asked.write(stdin)
         asked.seek(0)
-        command = _command(arguments, store, [])
-        process = subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+        process = _start(_command(arguments, store), _environment(), asked, errors)
         assert process.stdout is not None
         try:
             with process.stdout:
@@ -105,15 +98,36 @@ def stream_git(arguments: Sequence[str], store: Path, stdin: bytes) -> Iterator[
             _end(process)
 
 
-def _command(arguments: Sequence[str], store: Path | None, sets: Sequence[str]) -> list[str]:
-    unset = [option for name in UNSET for option in ("-u", name)]
+def _start(
+    command: list[str], environment: dict[str, str], stdin: int | IO[bytes], stderr: int | IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Without a terminal, so that neither git nor ssh can ask; and in a group of its own, to be ended as one."""
+    try:
+        return subprocess.Popen(
+            command, env=environment, stdin=stdin, stdout=PIPE, stderr=stderr, start_new_session=True
+        )
+    except FileNotFoundError:
+        raise GitFailed("no git on this machine; install it (apt-get install git)") from None
+    except ValueError:  # %00 in an address or a login
+        raise GitFailed("expected text without NUL, found one; write the address anew") from None
+
+
+def _environment(login: tuple[str, str] | None = None, index: Path | None = None) -> dict[str, str]:
+    """Ours, less what redirects git. The login is here because everybody may read the arguments of a process."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    place = {"GIT_INDEX_FILE": str(index)} if index else {}
+    secrets = {"RAG_GIT_USER": login[0], "RAG_GIT_PASSWORD": login[1]} if login else {}
+    return kept | SET | place | secrets
+
+
+def _command(arguments: Sequence[str], store: Path | None, login: tuple[str, str] | None = None) -> list[str]:
     config = list(CONFIG)
-    if any(text.startswith("RAG_GIT_USER=") for text in sets):
+    if login:
         config += ["credential.helper=", f"credential.helper={LOGIN_HELPER}"]  # the first forgets the user's own
         config += ["http.followRedirects=false"]  # the login is for this host only
     options = [option for setting in config for option in ("-c", setting)]
     where = [f"--git-dir={store}"] if store else []
-    return ["env", *unset, *SET, *sets, "git", *options, *where, *arguments]
+    return ["git", *options, *where, *arguments]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,16 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from rag.errors import ExtractionError, SourceError
-from rag.ingest.files import BLOCK_BYTES, MAX_DOCUMENT_BYTES, cache_folder, forget_old, keep, locked, too_large
+from rag.ingest.files import (
+    BLOCK_BYTES,
+    MAX_DOCUMENT_BYTES,
+    cache_folder,
+    forget_old,
+    keep,
+    locked,
+    too_large,
+    unpacked,
+)
 from rag.ingest.folder import at_least_one, check_supported, kept_folders
 from rag.ingest.mimes import mime_of
 from rag.ingest.rows import is_row_file, list_rows
@@ -52,7 +61,7 @@ def list_remote(source: str, cache: Path, gaps: list[Gap] | None = None) -> Iter
     except FileNotFoundError:
         raise SourceError(f"{place.origin}: expected files, found nothing; check the address") from None
     except Exception as error:  # each client has errors of its own
-        raise _unreadable(place.origin, error) from None
+        raise _unreadable(place, error) from None
     if about["type"] == "directory":
         return at_least_one(_walk(files, root, place), place.origin)
     name = place.opened.rpartition("/")[2]
@@ -76,7 +85,7 @@ def read_remote(url: str) -> bytes:
     except FileNotFoundError:
         raise ExtractionError("cannot be read: no longer there") from None
     except Exception as error:  # each client has errors of its own
-        raise ExtractionError(f"cannot be read: {_first_line(error)}") from None
+        raise ExtractionError(f"cannot be read: {_first_line(error, url)}") from None
     if len(content) > MAX_DOCUMENT_BYTES:
         raise too_large(int(getattr(file, "size", None) or len(content)))
     return content
@@ -121,7 +130,7 @@ def _walk(files: Any, root: str, place: Place) -> Iterator[DocumentRef]:
     pending = [root]
     while pending:
         here = pending.pop()
-        entries = {entry["name"].rstrip("/"): entry for entry in _list(files, here, place.origin)}
+        entries = {entry["name"].rstrip("/"): entry for entry in _list(files, here, place)}
         names = {name.rpartition("/")[2]: name for name in entries if _is_below(name, here)}
         folders = [name for name, full in names.items() if entries[full]["type"] == "directory"]
         plain = sorted(names.keys() - set(folders))
@@ -139,12 +148,12 @@ def _is_below(name: str, here: str) -> bool:
     return bool(last) and above.strip("/") == here.strip("/")
 
 
-def _list(files: Any, here: str, origin: str) -> Iterable[dict[str, Any]]:
+def _list(files: Any, here: str, place: Place) -> Iterable[dict[str, Any]]:
     try:
         entries: Iterable[dict[str, Any]] = files.ls(here, detail=True)
         return entries
     except Exception as error:
-        raise _unreadable(origin, error) from None
+        raise _unreadable(place, error) from None
 
 
 def _copy(files: Any, path: str, place: Place, cache: Path) -> Path:
@@ -158,19 +167,37 @@ def _copy(files: Any, path: str, place: Place, cache: Path) -> Path:
                 return copy
             is_packed = path.lower().endswith(".gz")
             with files.open(path, "rb", compression="gzip" if is_packed else None) as file:
-                return keep(folder, iter(lambda: file.read(BLOCK_BYTES), b""), copy.name)
+                blocks: Iterator[bytes] = iter(lambda: file.read(BLOCK_BYTES), b"")
+                blocks = unpacked(blocks, files.size(path) or 0, place.origin) if is_packed else blocks
+                return keep(folder, blocks, copy.name)
+    except SourceError:
+        raise
     except (EOFError, zlib.error) as error:
         raise SourceError(f"{place.origin}: expected gzip, found {error}; compress it again") from None
     except Exception as error:
-        raise _unreadable(place.origin, error) from None
+        raise _unreadable(place, error) from None
 
 
-def _unreadable(origin: str, error: Exception) -> SourceError:
+def _unreadable(place: Place, error: Exception) -> SourceError:
     return SourceError(
-        f"{origin}: expected files that can be read, found this: {_first_line(error)}; check address and credentials"
+        f"{place.origin}: expected files that can be read, found this: {_first_line(error, place.opened)};"
+        " check address and credentials"
     )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {re.sub('//[^/@ ]*@', '//...@', text)}" if text else type(error).__name__
+def _first_line(error: Exception, url: str) -> str:
+    """Without the login of `url`, which a server may repeat."""
+    text = str(error).strip()
+    for secret in _secrets(url):
+        text = text.replace(secret, "...")
+    text = re.sub("//[^/@ ]*@", "//...@", text.split("\n")[0][:200])
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _secrets(url: str) -> list[str]:
+    """Password and user of an opened URL, as written and decoded; the longest first, since one may hold another."""
+    protocol, _, rest = url.partition("://")
+    login = "" if protocol in CONTAINER_BEFORE_HOST else rest.partition("/")[0].rpartition("@")[0]
+    user, _, password = login.partition(":")
+    written = [login, user, password]
+    return sorted({*written, *map(unquote, written)} - {""}, key=len, reverse=True)

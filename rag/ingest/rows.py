@@ -20,6 +20,7 @@ from rag.ingest.outline import trim
 from rag.records import DocumentRef, Gap, Section, to_json
 
 ROW = "application/x-row"
+MAX_META_CHARS = 1_000_000  # PostgreSQL's JSON takes a little more; nobody filters by so much
 ROW_FILES = ".jsonl .ndjson"  # and with .gz behind; for messages
 TEXT_FIELDS = ("text", "page_content", "contents", "content", "body", "passage", "document", "context", "abstract")
 ID_FIELDS = ("_id", "id", "doc_id", "docid", "pid")
@@ -27,6 +28,7 @@ URL_FIELDS = ("url", "source")  # many rows may come from one page
 QUERY_SAFE = "/:@!$'()*,;"  # beside letters, digits and -._~; RFC 3986 without what separates
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL and UTF-8 take neither
+LOGIN = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/?#]*@")  # of an address, for a source holds none
 LINE_ENDS = re.compile("\r\n?")
 
 
@@ -62,9 +64,14 @@ def read_row(content: bytes, source: str) -> str:
         raise ExtractionError(f"expected the row with {asked}, found {found}: the file has changed; run again")
     try:
         used = {_text_field(row)} | ({"title"} if isinstance(row.get("title"), str) else set())
-        return to_json(_storable({name: value for name, value in row.items() if name not in used}))
+        meta = to_json(_storable({name: value for name, value in row.items() if name not in used}))
     except RecursionError:
         raise ExtractionError("expected metadata, found fields nested too deeply; flatten them") from None
+    if len(meta) > MAX_META_CHARS:
+        raise ExtractionError(
+            f"expected at most {MAX_META_CHARS} characters of fields besides the text, found {len(meta)}"
+        )
+    return meta
 
 
 def split_row(text: str, source: str) -> list[Section]:
@@ -162,7 +169,7 @@ def _query(row: dict[str, Any]) -> str:
 def _name(value: Any) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool):
         return ""
-    return quote(_clean(str(value)).strip(), safe=QUERY_SAFE)
+    return quote(LOGIN.sub(r"\1", _clean(str(value)).strip()), safe=QUERY_SAFE)
 
 
 def _metadata(row: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from types import TracebackType
 import fasteners
 
 from rag.errors import SourceError
+from rag.ingest.files import resolved
 
 RESUME_S = 24 * 3600.0  # a crawl killed longer ago than this is begun anew
 SCHEMA = """
@@ -52,7 +53,7 @@ class SiteCache:
     """`with SiteCache(folder) as cache`: one crawl at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+        self.folder = resolved(folder)
         self.bodies = self.folder / "bodies"
         self.started = 0.0
 

@@ -18,7 +18,10 @@ from rag.records import DocumentRef, Gap
 
 STDIN = "stdin:input"
 LOOK_BYTES = 1 << 20
-HTML_START = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.I | re.S)
+# Possessive, so that nothing is tried twice: "<!---->" forty times would take for ever.
+HTML_START = re.compile(
+    rb"\s*+(?:<\?xml[^>]*+>\s*+)?+(?:<!--(?:(?!-->).)*+-->\s*+)*+<(?:!doctype html|html|head|body)\b", re.I | re.S
+)
 
 
 def list_stdin(source: str, cache: Path, collection: str, gaps: list[Gap] | None = None) -> Iterator[DocumentRef]:

@@ -7,7 +7,6 @@ host names) is refused. Looks nothing up: whether a host is public is for rag.in
 import ipaddress
 import re
 import socket
-import unicodedata
 from urllib.parse import quote, urljoin, urlsplit
 
 from rag.errors import SourceError
@@ -21,6 +20,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::([0-9]{0,5}))?")
 LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a host that ends in one is an IPv4 address to every browser
+AT = re.compile("[@\ufe6b\uff20]")  # the last two are an @ to software that normalises first
 ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 IN_PATH, IN_QUERY = "/:@!$&'()*+,;=%", "/?:@!$&'()*+,;=%"
@@ -46,13 +46,19 @@ def canonical_url(url: str) -> str:
         raise _refused(url, "http:// or https:// and a host", "neither" if parts.netloc else "no host")
     path = _without_dots(_escaped(parts.path, IN_PATH)) if parts.path else "/"
     query = f"?{_escaped(parts.query, IN_QUERY)}" if parts.query else ""
-    return f"{parts.scheme}://{_authority(url, parts.scheme, parts.netloc)}{path}{query}"
+    canonical = f"{parts.scheme}://{_authority(url, parts.scheme, parts.netloc)}{path}{query}"
+    if len(canonical) > MAX_URL:  # escaping makes up to twelve characters of one
+        raise _refused(url, f"at most {MAX_URL} characters when escaped", str(len(canonical)))
+    return canonical
 
 
 def join_url(base: str, href: str) -> str | None:
     """What a link on the page `base` (canonical) points at, canonical; None where that is no web page."""
-    try:  # line ends and tabs inside a link are dropped, as browsers do
-        return canonical_url(urljoin(base, re.sub("[\t\r\n]", "", href.strip(" \t\r\n\f"))))
+    href = re.sub("[\t\r\n]", "", href.strip(" \t\r\n\f"))  # line ends and tabs inside it, as browsers do
+    if len(href) > MAX_URL:  # before the standard library normalises its host, in quadratic time
+        return None
+    try:
+        return canonical_url(urljoin(base, href))
     except (SourceError, ValueError):
         return None
 
@@ -88,9 +94,15 @@ def split_host(url: str) -> tuple[str, int]:
 
 def shown(url: str) -> str:
     """`url` for a message: no user name or password, printable, not long."""
-    text = unicodedata.normalize("NFKC", url.encode(errors="replace").decode())  # U+FF20 is an @ as well
-    text = f"...@{text.rpartition('@')[2]}" if "@" in text else text
-    return "".join(char if char.isprintable() else "?" for char in text)[:200]
+    text = AT.split(url)[-1]
+    text = f"...@{text}" if len(text) < len(url) else text
+    return "".join(char if char.isprintable() else "?" for char in text[:200])
+
+
+def shown_target(url: str) -> str:
+    """`url` for a message about where a site leads: as `shown`, without query and fragment, which may be a token."""
+    place, *more = re.split("[?#]", shown(url), maxsplit=1)
+    return f"{place}?..." if more else place
 
 
 def _refused(url: str, expected: str, found: str) -> SourceError:

@@ -4,6 +4,7 @@ One URL in, one final reply out. Knows nothing of pages, links or caches.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -14,10 +15,11 @@ from protego import Protego
 from rag.config import WebConfig
 from rag.errors import SourceError
 from rag.ingest.public_net import FetchError, PublicClient, Reply
-from rag.ingest.urls import join_url, origin_of
+from rag.ingest.urls import join_url, origin_of, shown_target
 
 logger = logging.getLogger(__name__)
 
+WILDCARD = re.compile("[*$]")
 BUSY = {429, 502, 503, 504}
 REDIRECTS = {301, 302, 303, 307, 308}
 BACKOFF_S = 0.5  # before the second attempt; doubles
@@ -25,6 +27,7 @@ MAX_PAUSE_S = 60.0  # of one pause, whatever Retry-After says
 MAX_CRAWL_DELAY_S = 10.0
 MAX_ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for 500 KiB at least
 MAX_ROBOTS_HOPS = 5
+MAX_WILDCARDS_PER_PAGE = 1_000_000  # rules matched per page that may be visited, some 0.4 s: 1,000 rules, 1,000 links
 
 
 class Visitor:
@@ -33,6 +36,8 @@ class Visitor:
     def __init__(self, client: PublicClient, config: WebConfig) -> None:
         self._client, self._config = client, config
         self._robots: dict[str, Protego] = {}
+        self._num_wildcards: dict[str, int] = {}  # rules that are matched one by one, by site
+        self._num_matched = 0
         self._delay_s, self._last = config.delay_s, 0.0
 
     def get(
@@ -48,14 +53,14 @@ class Visitor:
             except FetchError as error:
                 if is_last or not error.is_temporary:
                     raise
-                logger.info("%s: %s; trying again in %.1f s", url, error, pause_s)
+                logger.info("%s: %s; trying again in %.1f s", shown_target(url), error, pause_s)
             else:
                 if reply.status not in BUSY:
                     return reply
                 if is_last:
                     break
                 pause_s = max(pause_s, _retry_after_s(reply.headers.get("retry-after", "")))
-                logger.info("%s: %s; trying again in %.1f s", url, reply.reason, pause_s)
+                logger.info("%s: %s; trying again in %.1f s", shown_target(url), reply.reason, pause_s)
             finally:
                 self._last = time.monotonic()
             time.sleep(pause_s)
@@ -63,7 +68,15 @@ class Visitor:
 
     def may_visit(self, url: str) -> bool:
         """Whether the site's robots.txt lets us. SourceError where the site cannot say."""
-        return self._rules(origin_of(url)).can_fetch(url, self._config.user_agent)
+        site = origin_of(url)
+        rules = self._rules(site)
+        self._num_matched += self._num_wildcards[site]
+        return rules.can_fetch(url, self._config.user_agent)
+
+    @property
+    def is_worn_out(self) -> bool:
+        """Whether a robots.txt has asked for more work than a crawl is worth: thousands of rules for each link."""
+        return self._num_matched > MAX_WILDCARDS_PER_PAGE * self._config.max_pages
 
     def sitemaps(self, url: str) -> list[str]:
         """The sitemaps named in the robots.txt of the site of `url`, those of the same site."""
@@ -76,7 +89,9 @@ class Visitor:
 
     def _rules(self, origin: str) -> Protego:
         if origin not in self._robots:
-            rules = Protego.parse(self._robots_txt(origin))
+            text = self._robots_txt(origin)
+            rules = Protego.parse(text)
+            self._num_wildcards[origin] = sum(1 for line in text.splitlines() if WILDCARD.search(line))
             wished_s = float(rules.crawl_delay(self._config.user_agent) or 0.0)
             self._delay_s = max(self._config.delay_s, min(wished_s, MAX_CRAWL_DELAY_S))
             self._robots[origin] = rules
@@ -102,7 +117,7 @@ class Visitor:
 
 
 def _no_rules(url: str, found: str) -> SourceError:
-    return SourceError(f"{url}: expected rules for crawlers or 404, found: {found}; try again later")
+    return SourceError(f"{shown_target(url)}: expected rules for crawlers or 404, found: {found}; try again later")
 
 
 def _retry_after_s(value: str) -> float:

@@ -17,7 +17,7 @@ from rag.config import WebConfig
 from rag.errors import ExtractionError, SourceError
 from rag.ingest.public_net import FetchError, PublicClient
 from rag.ingest.site_cache import Entry, SiteCache, cached_root
-from rag.ingest.urls import canonical_url, folder_of, is_below, origin_of, split_host
+from rag.ingest.urls import canonical_url, folder_of, is_below, origin_of, shown_target, split_host
 from rag.ingest.web_fetch import Fetcher, NoSuchPage, Redirect
 from rag.ingest.web_page import PageLinks, has_asset_suffix, links_of, page_mime, read_links
 from rag.ingest.web_sitemaps import read_sitemaps
@@ -82,7 +82,7 @@ class _Site:
             yield from self._visit(url, depth)
             progress.update(1)
         if self.queue:  # a canonical page goes to its head, limit or not
-            self._hit_max_pages()
+            self.limits_hit[self._max_pages()] = None
         yield from map(_document, self.gave_way.values())
         self._report()
 
@@ -139,7 +139,7 @@ class _Site:
                 "%s: %d pages failed for now and are used as last fetched; the first is %s: %s",
                 self.root,
                 len(stale),
-                url,
+                shown_target(url),
                 reason,
             )
 
@@ -173,6 +173,7 @@ class _Site:
             self._enqueue(place, 1)
         if found.limit:
             self.limits_hit[found.limit] = None
+        self._is_worn_out()  # also where no sitemap named a page that is allowed
 
     def _read(self, entry: Entry, depth: int) -> Iterator[DocumentRef]:
         """The page as a document, unless it asks not to be one; its links go into the queue."""
@@ -204,18 +205,31 @@ class _Site:
         )
 
     def _enqueue(self, url: str, depth: int) -> None:
-        if url in self.seen or not self._is_ours(url):
+        limit = self._limit_at(depth)
+        if url in self.seen or limit in self.limits_hit:  # asked first: robots.txt may be dear
             return
-        if depth > self.config.max_depth:
-            self.limits_hit[f"web.max_depth={self.config.max_depth}"] = None
-        elif len(self.visited) + len(self.queue) >= self.config.max_pages:  # its turn would never come
-            self._hit_max_pages()
+        if self._is_worn_out() or not self._is_ours(url):
+            return
+        if limit:
+            self.limits_hit[limit] = None
         else:
             self.seen.add(url)
             self.queue.append((url, depth))
 
-    def _hit_max_pages(self) -> None:
-        self.limits_hit[f"web.max_pages={self.config.max_pages}"] = None
+    def _is_worn_out(self) -> bool:
+        if self.fetcher.visitor.is_worn_out:
+            self.limits_hit["too many rules in robots.txt"] = None
+        return self.fetcher.visitor.is_worn_out
+
+    def _limit_at(self, depth: int) -> str:
+        """What keeps a page at this depth from being visited; "" where nothing does."""
+        if depth > self.config.max_depth:
+            return f"web.max_depth={self.config.max_depth}"
+        is_full = len(self.visited) + len(self.queue) >= self.config.max_pages  # its turn would never come
+        return self._max_pages() if is_full else ""
+
+    def _max_pages(self) -> str:
+        return f"web.max_pages={self.config.max_pages}"
 
     def _is_ours(self, url: str) -> bool:
         if not is_below(url, self.root) or has_asset_suffix(url):
@@ -242,12 +256,13 @@ class _Site:
         """
         while isinstance(found := self.fetcher.fetch(trail[-1]), Redirect):
             if found.target in trail:
-                raise FetchError(f"redirects in a circle, back to {found.target}")
+                raise FetchError(f"redirects in a circle, back to {shown_target(found.target)}")
             if len(trail) > MAX_REDIRECTS:
                 raise FetchError(f"expected at most {MAX_REDIRECTS} redirects, found more")
             if not self._is_new(found.target):
                 return self._turned_away(trail, found)
             self.seen.add(found.target)
+            self.visited.add(found.target)  # a request as any other: it counts
             trail.append(found.target)
         self._forget(trail[:-1])
         return found
@@ -264,7 +279,7 @@ class _Site:
         if not found.is_temporary:
             self._forget(trail)
             return None
-        reason = f"redirects for now to {found.target}"
+        reason = f"redirects for now to {shown_target(found.target)}"
         entry = self._last_fetched(trail)
         if entry:
             self.fetcher.stale[entry.url] = reason
@@ -285,7 +300,7 @@ class _Site:
             self.client.checked(*split_host(url))
         except FetchError as error:
             if not error.is_temporary:
-                raise FetchError(f"redirects to {url}; {error}") from None
+                raise FetchError(f"redirects to {shown_target(url)}; {error}") from None
 
 
 def _document(entry: Entry) -> DocumentRef:

@@ -10,7 +10,7 @@ from rag.config import WebConfig
 from rag.errors import SourceError
 from rag.ingest.public_net import FetchError, PublicClient, Reply
 from rag.ingest.site_cache import Entry, SiteCache
-from rag.ingest.urls import join_url, origin_of, shown
+from rag.ingest.urls import join_url, origin_of, shown_target
 from rag.ingest.visitor import REDIRECTS, Visitor
 from rag.ingest.web_page import is_asset, is_supported, page_mime, with_charset
 
@@ -105,7 +105,7 @@ class Fetcher:
 def _target(url: str, location: str) -> str:
     target = join_url(url, location) if location else None
     if target is None:
-        raise FetchError(f"redirects to {shown(location) or 'nowhere'}: expected a web page")
+        raise FetchError(f"redirects to {shown_target(location) or 'nowhere'}: expected a web page")
     if url.startswith("https:") and target.startswith("http:"):
-        raise FetchError(f"redirects to {target}: expected to stay with https")
+        raise FetchError(f"redirects to {shown_target(target)}: expected to stay with https")
     return target

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rag.config import WebConfig
 from rag.ingest.public_net import FetchError, gunzip
-from rag.ingest.urls import join_url, origin_of
+from rag.ingest.urls import join_url, origin_of, shown_target
 from rag.ingest.web_fetch import Fetcher, Redirect
 from rag.ingest.web_page import read_sitemap
 
@@ -49,15 +49,20 @@ def read_sitemaps(fetcher: Fetcher, config: WebConfig, root: str, is_ours: Calla
         try:
             texts, is_index = _read(fetcher, config, url)
         except (FetchError, ValueError) as error:
-            logger.warning("%s: expected a sitemap, found: %s; going on without it", url, error)
+            logger.warning("%s: expected a sitemap, found: %s; going on without it", shown_target(url), error)
             if isinstance(error, FetchError) and error.is_temporary:
-                found.failed.append(f"{url}: {error}")
+                found.failed.append(f"{shown_target(url)}: {error}")
             continue
         places = [place for text in texts if (place := join_url(url, text))]
         if is_index:
             waiting.extend(places)
         else:
-            found.pages |= dict.fromkeys(place for place in places if is_ours(place))
+            for place in places:
+                # enough for the crawl to come to its limit, these sitemaps left out; robots.txt may take time
+                if len(found.pages) > config.max_pages + MAX_SITEMAPS or fetcher.visitor.is_worn_out:
+                    break
+                if place not in found.pages and is_ours(place):
+                    found.pages[place] = None
     return found
 
 

@@ -8,7 +8,7 @@ from rag.config import load_settings
 from rag.errors import SourceError
 from rag.index.ledger import Failure
 from rag.index.listing import Listing, compare, list_sources, refuse_great_loss
-from rag.index.store import Known, Stored
+from rag.index.store import Known
 from rag.ingest.sources import read_document
 from rag.records import document_id
 
@@ -28,10 +28,6 @@ def known_from(listing: Listing) -> dict[str, Known]:
     }
 
 
-def stored_as(known: dict[str, Known]) -> dict[str, Stored]:
-    return {doc_id: Stored(document.source) for doc_id, document in known.items()}
-
-
 def sources_of(known: dict[str, Known]) -> set[str]:
     return {document.source for document in known.values()}
 
@@ -43,7 +39,7 @@ def names(refs: list) -> list[str]:
 def test_new_changed_unchanged_and_vanished_are_told_apart(tmp_path: Path) -> None:
     known = known_from(listing_of(tmp_path, same="1", other="2", gone="3"))
     (tmp_path / "gone.txt").unlink()
-    changes = compare(listing_of(tmp_path, other="two", fresh="4"), known, {}, stored_as(known))
+    changes = compare(listing_of(tmp_path, other="two", fresh="4"), known, {})
     assert (names(changes.new), names(changes.changed), changes.num_unchanged) == (["fresh.txt"], ["other.txt"], 1)
     assert changes.vanished == [document_id((tmp_path / "gone.txt").as_uri())]
     assert changes.num_bytes == len("two") + len("4")
@@ -52,23 +48,23 @@ def test_new_changed_unchanged_and_vanished_are_told_apart(tmp_path: Path) -> No
 def test_without_pruning_what_vanished_stays(tmp_path: Path) -> None:
     known = known_from(listing_of(tmp_path, a="1", b="2"))
     (tmp_path / "b.txt").unlink()
-    assert compare(listing_of(tmp_path), known, {}, stored_as(known), prune=False).vanished == []
+    assert compare(listing_of(tmp_path), known, {}, prune=False).vanished == []
 
 
 def test_what_failed_is_tried_again_when_it_changed_or_on_request(tmp_path: Path) -> None:
     listing = listing_of(tmp_path, a="1")
     (ref,) = listing.documents.values()
     failed = {ref.source: Failure(ref.source, "no text", read_document(ref).content_hash)}
-    assert compare(listing, {}, failed, {}).failures == list(failed.values())
-    assert names(compare(listing, {}, failed, {}, retry_failed=True).new) == ["a.txt"]
-    assert names(compare(listing_of(tmp_path, a="2"), {}, failed, {}).new) == ["a.txt"]
+    assert compare(listing, {}, failed).failures == list(failed.values())
+    assert names(compare(listing, {}, failed, retry_failed=True).new) == ["a.txt"]
+    assert names(compare(listing_of(tmp_path, a="2"), {}, failed).new) == ["a.txt"]
 
 
 def test_identical_documents_are_reported_and_left_out_on_request(tmp_path: Path) -> None:
     listing = listing_of(tmp_path, a="same", b="same", c="other")
-    reported = compare(listing, {}, {}, {})
+    reported = compare(listing, {}, {})
     assert (names(reported.new), reported.num_duplicates, reported.skipped) == (["a.txt", "b.txt", "c.txt"], 1, [])
-    skipped = compare(listing, known_from(listing), {}, {}, deduplicate=True)
+    skipped = compare(listing, known_from(listing), {}, deduplicate=True)
     assert (skipped.num_unchanged, skipped.skipped) == (2, [document_id((tmp_path / "b.txt").as_uri())])
     assert skipped.vanished == [document_id((tmp_path / "b.txt").as_uri())]
 
@@ -87,6 +83,6 @@ def test_a_document_that_cannot_be_read_is_a_failure_and_no_loss(tmp_path: Path)
     listing = listing_of(tmp_path, a="1")
     known = known_from(listing)
     (tmp_path / "a.txt").unlink()  # after it was listed
-    changes = compare(listing, known, {}, stored_as(known))
+    changes = compare(listing, known, {})
     assert [f.reason for f in changes.failures] == ["cannot be read: No such file or directory"]
     assert changes.vanished == []

@@ -61,7 +61,7 @@ def test_links_inside_the_folder_are_followed_and_those_that_leave_it_go_to_the_
     assert found == {
         "/out": (None, reason),
         "/host.md": (None, reason),
-        "/latest.md": (f"{docs}/latest.md", ""),
+        "/latest.md": (f"{docs}/sub/a.md", ""),
         "/out.md": (None, reason),
         "/sub/a.md": (f"{docs}/sub/a.md", ""),
     }
@@ -136,3 +136,68 @@ def test_a_compressed_jsonl_file_is_unpacked_once_and_again_when_it_has_changed(
     packed.write_bytes(gzip.compress(b'{"id": 8, "text": "three"}\n')[:-9])
     with pytest.raises(SourceError, match=r"rows.jsonl.gz: expected gzip, found .*; compress it again"):
         listed(packed, home)
+
+
+def test_a_file_that_a_link_replaces_after_it_was_listed_is_not_read(tmp_path):
+    write(tmp_path, "out/a.md", "docs/a.md", "docs/sub/a.md")
+    docs = tmp_path / "docs"
+    refs = listed(docs, tmp_path)
+    (docs / "a.md").unlink()
+    (docs / "a.md").symlink_to(tmp_path / "out/a.md")
+    (docs / "sub").rename(tmp_path / "was")
+    (docs / "sub").symlink_to(tmp_path / "out")
+    for ref, reason in zip(refs, ("Too many levels of symbolic links", "Not a directory"), strict=True):
+        with pytest.raises(ExtractionError, match=f"cannot be read: {reason}"):
+            read_document(ref)
+
+
+def test_a_link_is_read_where_it_led_when_it_was_listed(tmp_path):
+    write(tmp_path, "docs/sub/a.txt", "secret.md")
+    link = tmp_path / "docs/latest.md"
+    link.symlink_to("sub/a.txt")
+    latest, _ = listed(tmp_path / "docs", tmp_path)
+    link.unlink()
+    link.symlink_to(tmp_path / "secret.md")
+    (tmp_path / "secret.md").write_text("secret")
+    assert latest.source == link.as_uri()
+    assert read_document(latest).content == b"text"
+
+
+def test_a_link_that_a_file_replaces_while_it_is_resolved_is_that_file(tmp_path, monkeypatch):
+    write(tmp_path, "docs/a.md")
+    (tmp_path / "docs/b.md").symlink_to("a.md")
+
+    def replaced(path):
+        path.unlink()
+        path.write_text("new")
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("rag.ingest.folder.resolved", lambda path: replaced(path) if path.name == "b.md" else path)
+    assert [read_document(ref).content for ref in listed(tmp_path / "docs", tmp_path)] == [b"text", b"new"]
+
+
+def test_a_home_behind_a_link_is_read(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "real")
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"text": "one"}'))
+    assert [read_document(ref).content for ref in listed(packed, tmp_path / "home")] == [b'{"text": "one"}']
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz", "p.md"])
+def test_a_pipe_or_a_device_that_is_named_is_refused(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"zero-{name}").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / f"zero-{name}"):
+        with pytest.raises(SourceError, match="expected a folder or a file, found something else"):
+            listed(path, tmp_path)
+
+
+def test_rows_packed_too_small_to_be_rows_are_refused_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("rag.ingest.files.MANY_BYTES", 0)
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"text": "one"}\n' + b"\n" * 5_000_000))
+    limit = 200 * os.path.getsize(packed)
+    with pytest.raises(SourceError, match=f"rows.jsonl.gz: expected at most {limit} bytes, unpacked from"):
+        listed(packed, tmp_path / "home")
+    assert [path.name for path in (tmp_path / "home").rglob("*") if path.is_file()] == ["lock"]

@@ -198,6 +198,40 @@ def test_a_repository_without_a_commit_is_refused(repo, listed):
         listed(f"git+file://{repo}")
 
 
+def test_a_tree_that_stands_for_a_billion_files_or_folders_is_refused(repo, listed, monkeypatch):
+    for leaf in (f"100644 blob {git(repo, 'hash-object', '-w', '--stdin', stdin=b'x')}\ta.md\0", ""):
+        tree = git(repo, "mktree", "-z", stdin=leaf.encode())
+        for _ in range(9):
+            entries = "".join(f"040000 tree {tree}\t{n}{'x' * 200}\0" for n in range(10))
+            tree = git(repo, "mktree", "-z", stdin=entries.encode())
+        git(repo, "update-ref", "refs/heads/main", git(repo, "commit-tree", "-m", "bomb", tree))
+        monkeypatch.setattr("rag.ingest.git.MAX_ENTRIES", 1000)
+        with pytest.raises(SourceError, match="expected at most 1000 files and folders, .* found more"):
+            listed(f"git+file://{repo}")
+
+
+def test_a_pack_that_holds_more_than_a_disk_is_for_is_refused_before_it_is_copied(repo, listed, tmp_path, monkeypatch):
+    commit(repo, {"a.md": "x" * 1000, "copy.md": "x" * 1000, "b.md": "y" * 1000})
+    monkeypatch.setattr("rag.ingest.git.MAX_KEPT_BYTES", 2000)
+    assert len(listed(f"git+file://{repo}")) == 3
+    commit(repo, {"c.md": "z"})
+    with pytest.raises(SourceError, match="expected at most 2000 bytes of documents, found 2001; name one of its"):
+        listed(f"git+file://{repo}")
+
+
+def test_a_login_is_in_no_argument_of_a_process(monkeypatch):
+    started = []
+    monkeypatch.setattr("rag.ingest.git_command.subprocess.Popen", lambda command, **_: started.append(command))
+    with pytest.raises(AttributeError):  # nothing was started
+        run_git(["ls-remote"], 1.0, login=LOGIN)
+    assert "ls-remote" in started[0] and "p@ss/word" not in repr(started)
+
+
+def test_a_login_that_no_process_can_be_given_is_refused():
+    with pytest.raises(GitFailed, match="expected text without NUL, found one"):
+        run_git(["ls-remote"], 1.0, login=("user", "p\0ss"))
+
+
 def test_git_that_takes_too_long_is_ended_with_all_it_has_started(tmp_path):
     run_git(["init", "-q", "--bare", str(tmp_path)], 60)
     slow = ["-c", f"alias.slow=!sleep 60 & echo $! > {tmp_path}/pid; wait", "slow"]

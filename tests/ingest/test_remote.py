@@ -158,3 +158,32 @@ def test_a_folder_that_cannot_be_listed_stops_the_run(memory, tmp_path):
         "memory://bucket: expected files that can be read,"
         " found this: PermissionError: 403 for //...@host/closed; check address and credentials"
     )
+
+
+class Refuses(fsspec.get_filesystem_class("memory")):
+    """A server that repeats the login, as FTP servers do."""
+
+    protocol = "memory"
+
+    def info(self, path, **kwargs):
+        raise PermissionError("530 Login bob with password hunter 2\nrefused: hunter%202")
+
+
+def test_a_login_that_the_server_repeats_is_not_in_the_message(tmp_path):
+    fsspec.register_implementation("memory", Refuses, clobber=True)
+    try:
+        with pytest.raises(SourceError) as caught:
+            list_remote("memory://bob:hunter%202@host/docs", tmp_path)
+    finally:
+        fsspec.register_implementation("memory", Refuses.__mro__[1], clobber=True)
+    assert str(caught.value) == (
+        "memory://host/docs: expected files that can be read, found this:"
+        " PermissionError: 530 Login ... with password ...; check address and credentials"
+    )
+
+
+def test_remote_rows_packed_too_small_to_be_rows_are_refused(memory, listed, monkeypatch):
+    monkeypatch.setattr("rag.ingest.files.MANY_BYTES", 0)
+    memory.pipe("/bucket/rows.jsonl.gz", gzip.compress(b"\n" * 5_000_000))
+    with pytest.raises(SourceError, match="^memory://bucket/rows.jsonl.gz: expected at most .* bytes, unpacked from"):
+        listed("memory://bucket/rows.jsonl.gz")

@@ -62,6 +62,14 @@ def test_a_row_is_named_by_its_id_or_its_address_or_its_line(tmp_path, row, name
     assert names_and_errors(rows_of(tmp_path, row)) == [(name, "")]
 
 
+def test_an_address_is_named_without_its_login(tmp_path):
+    (ref,) = rows_of(tmp_path, '{"url": "https://alice:s3cret@host/@x?a=b@c", "text": "one"}')
+    assert ref.source == f"{ORIGIN}?url=https://host/@x%3Fa%3Db@c"
+    assert read_row(b'{"url": "https://alice:s3cret@host/@x?a=b@c", "text": "one"}', ref.source)
+    (empty,) = rows_of(tmp_path, '{"text": "one"}\n{"id": "ftp://s3cret@host/", "text": 1}')[1:]
+    assert (empty.source, "s3cret" in empty.error) == (f"{ORIGIN}?id=ftp://host/", False)
+
+
 def test_the_rows_of_one_page_are_its_parts_and_an_id_that_is_taken_is_an_error(tmp_path):
     lines = ['{"url": "p", "text": "1"}', '{"url": "p", "text": "2"}', '{"id": "p", "text": "3"}']
     lines += ['{"id": "p", "text": "4"}', '{"url": "p", "text": "5"}']
@@ -187,3 +195,11 @@ def test_a_listed_row_takes_little_memory_however_long_it_is(tmp_path):
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(refs) == 5000 and held / 5000 < 1000
+
+
+def test_fields_that_are_too_much_for_the_database_are_a_failure():
+    row = json.dumps({"id": 1, "text": "a", "numbers": [1] * 500_000}).encode()
+    with pytest.raises(
+        ExtractionError, match="expected at most 1000000 characters of fields besides the text, found 15"
+    ):
+        read_row(row, f"{ORIGIN}?id=1")

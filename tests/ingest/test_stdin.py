@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from rag.ingest.stdin import _mime
+
 PROGRAM = """
 import sys
 from rag.config import load_settings
@@ -53,3 +55,8 @@ def test_each_collection_has_a_standard_input_of_its_own(tmp_path):
     run(tmp_path, b"for a", collection="a")
     run(tmp_path, b"for b", collection="b")
     assert run(tmp_path, b"", "stdin:input", "a") == "stdin:input text/markdown for a\n"
+
+
+def test_comments_without_end_are_looked_at_once():
+    assert _mime(b"<!---->" * 100_000 + b"x") == "text/markdown"
+    assert _mime(b"<!---->" * 100_000 + b"<html>") == "text/html"

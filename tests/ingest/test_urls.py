@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag.errors import SourceError
-from rag.ingest.urls import canonical_url, folder_of, is_below, join_url, origin_of
+from rag.ingest.urls import canonical_url, folder_of, is_below, join_url, origin_of, shown_target
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,9 @@ def test_an_address_has_one_spelling(written, canonical):
         ("http://[::1/", "a host name"),
         ("http://" + "a." * 130 + "org/", "something else"),
         ("http://d.org/" + "a" * 2000, "2013"),
+        ("http://d.org/" + "\u00e9" * 700, "4213"),
+        ("http://d.org/?" + "%" * 1500, "4514"),
+        ("http://d.org/" + "\u0301\u0316" * 200_000, "400013"),  # takes minutes to normalise
     ],
 )
 def test_what_is_no_plain_web_address_is_refused_in_one_line(written, found):
@@ -99,6 +102,8 @@ def test_the_canonical_spelling_is_its_own(host, rest):
         ("javascript:void(0)", None),
         ("http://[", None),
         ("..\\x", None),
+        ("\u00e9" * 700, None),
+        ("//" + "\u0301\u0316" * 200_000, None),
     ],
 )
 def test_a_link_is_joined_as_a_browser_does_or_is_none(href, target):
@@ -132,3 +137,17 @@ def test_a_page_belongs_to_a_start_of_the_same_site_and_folder():
     outside += ["https://e.org/en/latest/a", "file:///en/latest/a", "python:ray", "https://d.org.evil.org/en/latest/"]
     assert [page for page in inside + outside if is_below(page, start)] == inside
     assert origin_of("https://d.org:8/en?x=/") == "https://d.org:8"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://d.org/a?token=s3cret", "https://d.org/a?..."),
+        ("https://d.org/a#access_token=s3cret", "https://d.org/a?..."),
+        ("https://user:s3?cret@d.org/a", "...@d.org/a"),
+        ("https://user:s3cret\uff20d.org/a?b", "...@d.org/a?..."),
+        ("https://d.org/a", "https://d.org/a"),
+    ],
+)
+def test_where_a_site_leads_is_shown_without_what_may_be_a_token(url, text):
+    assert shown_target(url) == text

@@ -127,6 +127,66 @@ def test_redirects_without_end_are_a_failure_of_that_page(site, tmp_path):
     ]
 
 
+def test_a_link_that_cannot_be_an_address_is_none_and_a_redirect_to_one_fails_alone(site, tmp_path):
+    site.pages |= {
+        "/robots.txt": (200, {}, f"Sitemap: {site.url}/{'é' * 700}"),
+        "/": links("/" + "é" * 700, "/r", "/good"),
+        "/r": (302, {"Location": "/" + "%" * 1500}, ""),
+        "/good": "<p>good",
+    }
+    shown = "/" + "%" * 199
+    assert crawled(site, tmp_path) == ["/", f"/r: redirects to {shown}: expected a web page", "/good"]
+
+
+def test_hops_are_pages_for_the_limit(site, tmp_path):
+    site.pages["/"] = links(*(f"/{n}/0" for n in range(30)))
+    for n in range(30):
+        site.pages |= {f"/{n}/{hop}": (302, {"Location": f"/{n}/{hop + 1}"}, "") for hop in range(9)}
+        site.pages[f"/{n}/9"] = "<p>end"
+    crawled(site, tmp_path, max_pages=15)
+    assert len(site.asked) == 1 + 2 * 10  # the chain that is begun is gone to its end
+
+
+def test_no_link_is_looked_at_beyond_a_limit_that_is_on_record(site, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(visitor.Visitor, "may_visit", lambda self, url: not asked.append(url))
+    site.pages |= {"/": links(*(f"/{n}" for n in range(100))), "/0": links(*(f"/x{n}" for n in range(100)))}
+    crawled(site, tmp_path, max_pages=3)
+    assert len(asked) == 3 + 3  # to be fetched; to be enqueued, and the one that told of the limit
+
+
+def test_rules_for_robots_that_take_all_day_are_a_limit(site, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(visitor, "MAX_WILDCARDS_PER_PAGE", 10)
+    site.pages |= {
+        "/robots.txt": (200, {}, "User-agent: *\n" + "Disallow: /*q\n" * 20),
+        "/": links("/a", *(f"/q{n}" for n in range(100)), "/b"),
+        "/a": "<p>a",
+        "/b": "<p>b",
+    }
+    gaps: list[Gap] = []
+    refs = list(crawl(site.url + "/", config(site, max_pages=4), tmp_path, gaps))
+    assert [ref.source.removeprefix(site.url) for ref in refs] == ["/", "/a"]
+    assert [gap.reason for gap in gaps] == ["crawl cut short by too many rules in robots.txt"]
+
+
+def test_a_token_in_a_redirect_is_not_repeated(site, other, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG, "rag")
+    site.pages |= {
+        "/": links("/private", "/login", "/circle", "/busy"),
+        "/private": (302, {"Location": f"{other.url}/x?token=s3cret"}, ""),
+        "/login": (302, {"Location": "/?token=s3cret"}, ""),
+        "/?token=s3cret": (302, {"Location": "https://u:s3cret@[/"}, ""),
+        "/circle": (302, {"Location": "/circle?token=s3cret"}, ""),
+        "/circle?token=s3cret": (302, {"Location": "/circle?token=s3cret"}, ""),
+        "/busy": (302, {"Location": "/busy/?token=s3cret"}, ""),
+        "/busy/?token=s3cret": (503, {}, ""),
+    }
+    gaps: list[Gap] = []
+    refs = list(crawl(site.url + "/", config(site), tmp_path, gaps))
+    assert len([ref for ref in refs if ref.error]) == 4
+    assert "s3cret" not in repr([ref.error for ref in refs]) + repr([gap.reason for gap in gaps]) + caplog.text
+
+
 def test_https_is_not_left_for_http():
     with pytest.raises(FetchError, match="expected to stay with https"):
         _target("https://d.org/a", "http://d.org/a")
