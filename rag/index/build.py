@@ -41,7 +41,7 @@ from rag.index.tokens import Analyzer
 
 log = logging.getLogger(__name__)
 
-EXTRACTOR_VERSION = 1  # raise it when extraction changes what a document's sections are
+EXTRACTOR_VERSION = 2  # raise it when extraction changes what a document's sections are
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ MARK_WITHIN = 1024  # bytes: PDF allows some before its mark, and so do the read
 ISOLATED_BYTES = 1 << 13
 MAX_SECTIONS = 100_000
 MAX_TEXT_CHARS = 16 * 2**20  # more than ten minutes of embedding on a CPU
+MAX_EXPANSION, MANY_CHARS = 100, 2**20  # a batch is cut by the size of files, so small ones may not hold much more text
 
 
 def split_plain(text: str, source: str) -> list[Section]:
@@ -140,8 +141,9 @@ def split_document(document: Document) -> list[Section]:
     if len(sections) > MAX_SECTIONS:
         raise ExtractionError(f"expected at most {MAX_SECTIONS} sections, found {len(sections)}; split the file")
     num_chars = sum(len(section.text) for section in sections)
-    if num_chars > MAX_TEXT_CHARS:
-        raise ExtractionError(f"expected at most {MAX_TEXT_CHARS} characters, found {num_chars}; split the file")
+    most = min(MAX_TEXT_CHARS, max(MANY_CHARS, MAX_EXPANSION * len(document.content)))
+    if num_chars > most:
+        raise ExtractionError(f"expected at most {most} characters, found {num_chars}; split the file")
     return name_each(sections, document.source)
 
 

@@ -147,6 +147,14 @@ def test_a_line_of_16_megabytes_is_read_and_one_of_30_is_refused(reader):
         read(reader, "text/plain", b"a" * 30_000_000)
 
 
+def test_a_small_file_may_not_hold_a_hundred_times_as_much_text(reader):
+    parts = epub_parts({f"{i}.xhtml": f"<p>{'word ' * 60_000}</p>" for i in range(4)})
+    book = zipped(parts)
+    assert len(book) < 10_000
+    with pytest.raises(ExtractionError, match="^expected at most 1048576 characters, found 1199996; split the file$"):
+        read(reader, EPUB, book)
+
+
 def test_terms_within_terms_have_short_titles(reader):
     found = read(reader, "text/html", b"<dl><dt id=a>x" * 2300)
     assert len(found) == 2300
