@@ -4,13 +4,12 @@ Read from the XML itself: inserted text, content controls, text boxes and notes 
 table of contents, headers, footers and comments do not.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
 from rag.ingest.archive import Archive, document_title, main_part, relations, target_of
-from rag.ingest.markdown import github_slug
+from rag.ingest.markdown import GithubAnchors
 from rag.ingest.outline import Heading, split_at_headings
 from rag.ingest.tables import format_table
 from rag.records import Section
@@ -61,16 +60,13 @@ def split_docx(content: bytes, source: str) -> list[Section]:
     lines: list[str] = []
     headings = []
     starts = {block: (level, title) for block, level, title in text.headings}
-    times: Counter[str] = Counter()
+    anchors = GithubAnchors()
     for number, block in enumerate(text.blocks):
         start = len(lines)
         lines += [*block.split("\n"), ""]
         if number in starts:
             level, title = starts[number]
-            slug = github_slug(title)
-            anchor = f"{slug}-{times[slug]}" if times[slug] else slug
-            times[slug] += 1
-            headings.append(Heading(level, title, anchor, start, len(lines)))
+            headings.append(Heading(level, title, anchors.next(title), start, len(lines)))
     return split_at_headings(lines, headings, source, text.title or document_title(archive))
 
 

@@ -21,7 +21,7 @@ from rag.ingest.isolate import read_isolated
 from rag.ingest.markdown import split_markdown
 from rag.ingest.mimes import DOCX, NOTEBOOK, PPTX, XLSX
 from rag.ingest.notebook import split_notebook
-from rag.ingest.outline import MAX_TITLE_CHARS, clip, file_name, name_each, trim
+from rag.ingest.outline import LINE_ENDS, MAX_TITLE_CHARS, UNSTORABLE, clip, file_name, name_each, trim
 from rag.ingest.pdf import split_pdf
 from rag.ingest.pptx import split_pptx
 from rag.ingest.rows import ROW, split_row
@@ -44,8 +44,6 @@ CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32), 127])  # not \t \n 
 CONTROL_SHARE = 0.02  # of the bytes; a stray one is dropped, compressed data has a tenth
 META_CHARSET = re.compile(rb"""<meta[^>]{1,200}charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
 SAMPLE_BYTES = 1 << 16
-UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL and UTF-8 take neither
-LINE_ENDS = re.compile("\r\n?")
 BREAKS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85]")  # what parts words though it is a control character
 # A terminal may obey what is left of those, C1 included.
 UNSHOWABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -170,7 +168,7 @@ def decode(content: bytes, mime: str) -> str:
     """The text, without NUL and surrogates, its lines ended by \\n; odd bytes become U+FFFD."""
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "")
     text = content.decode(encoding, "replace") if encoding else _decode_unmarked(content, mime)
-    return LINE_ENDS.sub("\n", UNPRINTABLE.sub("", text))
+    return LINE_ENDS.sub("\n", UNSTORABLE.sub("", text))
 
 
 def _decode_unmarked(content: bytes, mime: str) -> str:

@@ -82,16 +82,13 @@ def _headings(text: str) -> Iterator[Heading]:
     parser = block_parser()
     link_targets: dict[str, Any] = {}  # defined anywhere in the text, used in any line
     tokens = parser.parse(text, link_targets)
-    times: Counter[str] = Counter()
+    anchors = GithubAnchors()
     for token, content in zip(tokens, tokens[1:], strict=False):
         if token.type == "heading_open" and token.level == 0 and token.map:
             inline: list[Token] = []
             parser.inline.parse(content.content, parser, link_targets, inline)
             title = " ".join("".join(_words(inline)).split())
-            slug = github_slug(title)
-            anchor = f"{slug}-{times[slug]}" if times[slug] else slug
-            times[slug] += 1
-            yield Heading(int(token.tag[1]), title, anchor, *token.map)
+            yield Heading(int(token.tag[1]), title, anchors.next(title), *token.map)
 
 
 def _words(inline: list[Token]) -> Iterator[str]:
@@ -102,6 +99,13 @@ def _words(inline: list[Token]) -> Iterator[str]:
             yield " "
 
 
-def github_slug(title: str) -> str:
-    """The anchor GitHub gives a heading: "What's new?" -> "whats-new"."""
-    return NOT_IN_SLUG.sub("", title.lower()).replace(" ", "-") or "section"
+class GithubAnchors:
+    """The anchors that GitHub gives the headings of one text: "What's new?" -> "whats-new", again -> "whats-new-1"."""
+
+    def __init__(self) -> None:
+        self._times: Counter[str] = Counter()
+
+    def next(self, title: str) -> str:
+        slug = NOT_IN_SLUG.sub("", title.lower()).replace(" ", "-") or "section"
+        self._times[slug] += 1
+        return f"{slug}-{self._times[slug] - 1}" if self._times[slug] > 1 else slug

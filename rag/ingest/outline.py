@@ -14,6 +14,8 @@ MAX_NAME_CHARS = 200  # of a heading within a title
 # A section's title stands before the text of each of its chunks, and an embedder reads some 1,000 characters.
 MAX_TITLE_CHARS = 500
 MAX_ANCHOR_CHARS = 2_000  # as quoted; a longer one nobody could cite, and each chunk carries its section's source
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL and UTF-8 take neither
+LINE_ENDS = re.compile("\r\n?")
 BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 
 

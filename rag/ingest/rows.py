@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from rag.errors import ExtractionError, SourceError
 from rag.ingest.files import BLOCK_BYTES, MAX_DOCUMENT_BYTES, too_large
-from rag.ingest.outline import trim
+from rag.ingest.outline import LINE_ENDS, UNSTORABLE, trim
 from rag.records import DocumentRef, Gap, Section, to_json
 
 ROW = "application/x-row"
@@ -27,9 +27,7 @@ ID_FIELDS = ("_id", "id", "doc_id", "docid", "pid")
 URL_FIELDS = ("url", "source")  # many rows may come from one page
 QUERY_SAFE = "/:@!$'()*,;"  # beside letters, digits and -._~; RFC 3986 without what separates
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL and UTF-8 take neither
 LOGIN = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/?#]*@")  # of an address, for a source holds none
-LINE_ENDS = re.compile("\r\n?")
 
 
 def is_row_file(name: str) -> bool:
