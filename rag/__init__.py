@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rag.errors import RagError
     from rag.generate.answer import QueryAgent
     from rag.index.build import IngestReport, ingest
+    from rag.index.forget import forget
     from rag.records import Answer, Hit
     from rag.search.retrieve import Retriever, open_retriever
 
@@ -25,6 +26,7 @@ __all__ = [
     "RagError",
     "Retriever",
     "Settings",
+    "forget",
     "ingest",
     "load_settings",
     "open_retriever",
@@ -38,6 +40,7 @@ _HOMES = {
     "RagError": "rag.errors",
     "Retriever": "rag.search.retrieve",
     "Settings": "rag.config",
+    "forget": "rag.index.forget",
     "ingest": "rag.index.build",
     "load_settings": "rag.config",
     "open_retriever": "rag.search.retrieve",
