@@ -105,7 +105,7 @@ def ingest(
             check_lock()  # a database that was started anew may have let another ingestion in
             removed = store.remove_documents(generation.collection_id, changes.vanished) if changes.vanished else 0
             _update_ledger(store, generation, plan.listing, changes.failures, result.failures)
-            if plan.live and not force:
+            if plan.live and not generation.is_live and not force:
                 _refuse_loss(store, plan, result)
             copies = _finish(store, settings, plan, check_lock)
             documents = _counts(listing, changes, result, removed)

@@ -51,6 +51,7 @@ MARK_WITHIN = 1024  # bytes: PDF allows some before its mark, and so do the read
 
 # Odd markup of this size takes 1.6 s and 170 MB at most, of 32 KiB 35 s and 2.9 GB: both grow with its square.
 ISOLATED_BYTES = 1 << 13
+ISOLATED_TEXT_BYTES = 1 << 20  # of what is only decoded, in linear time; starting the child takes longer
 MAX_SECTIONS = 100_000
 MAX_TEXT_CHARS = 16 * 2**20  # more than ten minutes of embedding on a CPU
 MAX_EXPANSION, MANY_CHARS = 100, 2**20  # a batch is cut by the size of files, so small ones may not hold much more text
@@ -87,6 +88,7 @@ SPLITTERS: dict[str, tuple[str, Callable[[str, str], list[Section]]]] = {
     NOTEBOOK: ("a notebook", split_notebook),
     "text/x-python": ("Python", split_python),
 }
+UNPARSED = (split_plain, split_docstring, split_config)
 SPLITTERS |= {mime: ("source code", partial(split_code, language=language)) for mime, language in LANGUAGES.items()}
 
 # formats that are not text: mime -> (name, what the file begins with, reader)
@@ -102,9 +104,14 @@ READERS: dict[str, tuple[str, bytes, Callable[[bytes, str], list[Section]]]] = {
 def extract(document: Document) -> list[Section]:
     """The sections of a document, in its order, each with text of its own and a source of its own."""
     kind = _check(document)
-    if document.mime in READERS or len(document.content) > ISOLATED_BYTES:
-        return read_isolated(document, kind)
-    return split_document(document)
+    return read_isolated(document, kind) if _may_hurt(document) else split_document(document)
+
+
+def _may_hurt(document: Document) -> bool:
+    if document.mime in READERS:
+        return True
+    is_unparsed = SPLITTERS[document.mime][1] in UNPARSED
+    return len(document.content) > (ISOLATED_TEXT_BYTES if is_unparsed else ISOLATED_BYTES)
 
 
 def _check(document: Document) -> str:
