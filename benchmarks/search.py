@@ -46,7 +46,7 @@ from rag.index.lexical import LexicalIndex, update_lexical
 from rag.index.model_files import find_folder
 from rag.index.server import EmbeddedServer
 from rag.index.store import Generation, Store
-from rag.index.vectors import nearest, recall
+from rag.index.vectors import measure_recall, nearest
 from rag.search.retrieve import Retriever
 
 NAME, PER_DOCUMENT = "speed", 5
@@ -179,7 +179,8 @@ def measure(store: Store, home: Path, args: argparse.Namespace) -> dict[str, Any
         found = [ids(nearest(store, generation, vectors[q], k, config.ef_search)) for q in questions[:RECALL_QUERIES]]
         share = np.mean([len(set(a) & set(b[:10])) / len(a) for a, b in zip(exact, found, strict=True)])
         report[f"recall@10 of {k} asked for, questions"] = round(float(share), 4)
-    report["recall@10, chunks"] = round(recall(store, generation, 10, 100, config.ef_search), 4)
+    with store.pool.connection() as conn:
+        report["recall@10, chunks"] = round(measure_recall(conn, generation, 10, 100, config.ef_search), 4)
     report["process_mb"] = round(psutil.Process().memory_info().rss / 1e6)
     if not args.no_reference:
         torch.set_num_threads(threads)

@@ -156,9 +156,8 @@ def forget(
     if as_json:
         print_json(asdict(done))
         return
-    out.print(
-        f"[bold]{escape(done.collection)}[/]: {done.removed} documents removed; forgotten: {', '.join(done.sources)}"
-    )
+    forgotten = escape(", ".join(done.sources))
+    out.print(f"[bold]{escape(done.collection)}[/]: {done.removed} documents removed; forgotten: {forgotten}")
 
 
 app.command()(status)

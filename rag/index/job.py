@@ -115,12 +115,11 @@ def _rows_made_here(
     import pyarrow as pa
 
     generation, store = target
-    embed: EmbedChunks | None = None  # loaded when the first documents have been read: they may all fail
+    embed = EmbedChunks(*_embedder_arguments(settings, usable_cpus()))
     for rows in _portions(prepared(asdict(ref)) for ref in documents):
         batch = pa.Table.from_pylist(rows)
         if contextualize is not None:
             batch = add_prefixes(batch, lambda: store, settings.context, contextualize)
-        embed = embed or EmbedChunks(*_embedder_arguments(settings, usable_cpus()))
         yield from write_batch(embed(batch), lambda: store, generation).to_pylist()
 
 

@@ -198,19 +198,14 @@ def ask_chunks(
     return cur.fetchall
 
 
-def recall(store: Store, generation: Generation, k: int = 10, num_queries: int = 50, ef_search: int = 100) -> float:
-    """Recall@k of HNSW against the exact scan, over stored vectors as queries, their own chunk left out.
-
-    A chunk as near as the exact k-th counts as found: which of equal chunks comes first says nothing of the index.
-    """
-    with store.pool.connection() as conn:
-        return measure_recall(conn, generation, k, num_queries, ef_search)
-
-
 def measure_recall(
     conn: psycopg.Connection[Any], generation: Generation, k: int = 10, num_queries: int = 50, ef_search: int = 100
 ) -> float:
-    """The same within a transaction of the caller's."""
+    """Recall@k of HNSW against the exact scan, over stored vectors as queries, their own chunk left out.
+
+    Within a transaction of the caller's. A chunk as near as the exact k-th counts as found: which of equal chunks comes
+    first says nothing of the index.
+    """
     sample = sql.SQL("select chunk_id, embedding from {} order by md5(chunk_id) limit %s").format(generation.table)
     along = Graph(max(ef_search, DEPTH * (k + 1))) if "vectors" in generation.stats else None
     found = wanted = 0

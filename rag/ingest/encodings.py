@@ -4,11 +4,8 @@ import codecs
 
 # Encodings of Python that no page has, some with a decoder slow enough to stop a crawl.
 NOT_OF_PAGES = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined"}
-LATIN = {
-    "iso8859-1",
-    "ascii",
-    "cp1252",
-}  # browsers take each for the last, as do the people who write them
+# Browsers take each of these for the last, as do the people who write them.
+LATIN = {"iso8859-1", "ascii", "cp1252"}
 
 
 def codec(declared: str) -> str:

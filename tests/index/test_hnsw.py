@@ -12,7 +12,7 @@ from rag.index import hnsw
 from rag.index.generations import find_generation
 from rag.index.hnsw import Parameters, choose_parameters, graph_mb, update_hnsw
 from rag.index.store import Generation, Store
-from rag.index.vectors import nearest, recall
+from rag.index.vectors import measure_recall, nearest
 
 
 @pytest.fixture
@@ -173,7 +173,8 @@ def test_recall_counts_equal_chunks_as_equal(store: Store, settings: Settings) -
         d = document("same", texts)
         renamed = document(name, texts)
         store.write_documents(copies, [type(d)(**(vars(renamed) | {"embeddings": d.embeddings}))])
-    assert recall(store, copies) == 1.0
+    with store.pool.connection() as conn:
+        assert measure_recall(conn, copies) == 1.0
 
 
 def test_a_graph_that_does_not_fit_its_memory_is_noted(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,9 +163,9 @@ def test_what_another_made_live_meanwhile_stays_live(
     write(folder / "e.md", "Something about e.")
     run_job = build.run_job
 
-    def run_and_roll_back(*args: object) -> JobResult:
+    def run_and_roll_back(*args: Any) -> JobResult:
         switch(store, first)
-        return run_job(*args)  # type: ignore[arg-type]
+        return run_job(*args)
 
     monkeypatch.setattr(build, "run_job", run_and_roll_back)
     assert ingest([str(folder)], with_size(settings, 300)).index_id == second
@@ -193,8 +194,8 @@ def test_an_ingestion_whose_lock_is_gone_stops_before_it_removes_anything(
     write(folder / "e.md", "Something about e.")
     run_job = build.run_job
 
-    def run_and_restart(*args: object) -> JobResult:
-        result = run_job(*args)  # type: ignore[arg-type]
+    def run_and_restart(*args: Any) -> JobResult:
+        result = run_job(*args)
         with store.pool.connection() as conn:
             conn.execute("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and classid = 6")
         return result
